@@ -7,7 +7,15 @@ import numpy as np
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.graph.broadcasting import may_fit
 
-from .inputs import as_array, as_input, by_input_name, require_same_numbers, samples_in
+from .inputs import (
+    as_array,
+    as_input,
+    by_input_name,
+    fits,
+    remedy,
+    require_same_numbers,
+    samples_in,
+)
 from .plans.plan import Plan
 from .result import Arrays
 
@@ -29,7 +37,9 @@ def checked_inputs(
     for name, tensor in declared.items():
         value, shape = given[name], tuple(tensor.shape)
         called = "x" if len(declared) == 1 else name
-        if value.ndim == len(shape) + 1:
+        one_more = value.ndim == len(shape) + 1
+        # Those that a reshape fits, such as images for a flat input, are not over time.
+        if one_more and (fits(value.shape[1:], shape) or not remedy(value.shape[1:], shape[1:])):
             varying.add(name)
             if timesteps is not None and len(value) != timesteps:
                 raise DataError(

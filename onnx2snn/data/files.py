@@ -107,7 +107,7 @@ def _require_fit(data: Data, structure: onnx.ModelProto) -> None:
         sizes = shape[1:] if len(shape) == len(wanted) + 1 else shape
         if not fits(sizes, [None, *wanted[1:]]):
             needs = written([None, *wanted[1:]])
-            hint = remedy(sizes[1:], wanted[1:])
+            hint = remedy(sizes[1:], wanted[1:]) or remedy(shape[1:], wanted[1:])
             raise DataError(f"{what} has shape {list(shape)}, the network needs {needs}{hint}")
         kind = onnx.helper.tensor_dtype_to_np_dtype(declared[name].elem_type)
         # Of others, such as bfloat16, the network itself is refused.

@@ -388,6 +388,13 @@ def test_what_makes_labels_is_told(y, cure):
         from_arrays(np.ones((3, 2)), y)
 
 
+def test_images_for_a_flat_input_are_to_be_reshaped(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((4, 2, 3), np.float32))
+    flat = model("net (float[N, 6] x) => (float[N, 6] y) { y = Relu(x) }")
+    with pytest.raises(DataError, match=r"\[4, 2, 3\], the network needs \[\*, 6\]: reshape it$"):
+        open_data(tmp_path / "x.npy", model=flat)
+
+
 def test_from_arrays():
     x, y = together(from_arrays(X, Y), 10)
     np.testing.assert_array_equal(x, X)

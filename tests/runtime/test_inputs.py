@@ -60,6 +60,16 @@ def test_what_makes_an_array_fit_is_told(shape, hint):
         as_input(np.ones(shape, np.float32), ("N", 1, 6, 8), np.dtype(np.float32))
 
 
+def test_images_for_a_flat_input_are_not_taken_for_samples_over_time():
+    flat = CLIP.replace("3]", "6]")
+    session = SpikingSession(convert(model(flat, BOUNDS)).model)
+    x = np.ones((4, 2, 3), np.float32)
+    for give in (lambda: session.run(x, 4), lambda: session.run(x, 2), lambda: session.step(x)):
+        with pytest.raises(DataError, match=r"has shape \[4, 2, 3\].* needs .* 6\]: reshape it$"):
+            give()
+    assert session.run(np.ones((4, 1, 6), np.float32), 4).samples == 1
+
+
 def test_one_of_several_read_outs_beyond_the_run_is_refused():
     with pytest.raises(DataError, match="cannot read out at time-step 9 of 8"):
         readout_times(8, [4, 9])
