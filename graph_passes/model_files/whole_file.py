@@ -103,7 +103,11 @@ def folder_for(folder: Path) -> Iterator[None]:
     A failure that leaves it empty leaves none. Raises ``OutputError`` unless it can be made and
     takes files.
     """
-    whole = Path(os.path.realpath(folder))
+    try:
+        whole = Path(os.path.realpath(folder))
+    except ValueError as error:
+        # Its name has a null character.
+        raise OutputError(f"cannot make the folder {str(folder)!r}: {error}") from error
     made = [path for path in (whole, *whole.parents) if not os.path.exists(path)]
     try:
         try:
