@@ -188,6 +188,12 @@ def _parsed(file: Opened, path: Path) -> tuple[onnx.ModelProto, dict[str, int]]:
     content, places = _without_large_weights(file)
     model = onnx.ModelProto()
     model.ParseFromString(content)
+    names = [tensor.name for tensor in model.graph.initializer]
+    if places and len(set(names)) < len(names):
+        # Damaged: where the data of a name is would be the place of each that has it.
+        file.seek(0)
+        model.ParseFromString(file.read())
+        places = {}
     # Some files of other kinds, the empty one among them, parse as a protobuf message.
     if not model.graph.node or not model.opset_import:
         lacks = "names no opset" if model.graph.node else "holds no graph"
