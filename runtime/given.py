@@ -38,8 +38,9 @@ def checked_inputs(
         value, shape = given[name], tuple(tensor.shape)
         called = "x" if len(declared) == 1 else name
         one_more = value.ndim == len(shape) + 1
-        # Those that a reshape fits, such as images for a flat input, are not over time.
-        if one_more and (fits(value.shape[1:], shape) or not remedy(value.shape[1:], shape[1:])):
+        # Images for a flat input are not over time.
+        flattened = len(shape) == 2 and remedy(value.shape[1:], shape[1:])
+        if one_more and (fits(value.shape[1:], shape) or not flattened):
             varying.add(name)
             if timesteps is not None and len(value) != timesteps:
                 raise DataError(

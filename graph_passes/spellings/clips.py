@@ -143,7 +143,9 @@ def _scalar(bound: np.ndarray) -> float | None:
 
 def _spelling(node: gs.Node) -> tuple:
     bounds = written_bounds_of(node) or UNBOUNDED
-    return node.op, bounds.low.tolist(), bounds.high.tolist()
+    # A Max or Min of more than one bound is not canonical.
+    op = node.op if node.op == "Clip" or len(node.inputs) <= 2 else None
+    return op, bounds.low.tolist(), bounds.high.tolist()
 
 
 def _rewrite(editor: Editor, chain: list[gs.Node], wanted: list[tuple]) -> None:

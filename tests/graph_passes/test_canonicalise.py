@@ -110,7 +110,13 @@ def test_bounds_of_no_elements_stay():
 
 
 @pytest.mark.parametrize(
-    "body", ["r = Min(x, t) y = Relu(r)", "r = Max(x, zero) y = Min(r, t)", "y = Clip(x, zero)"]
+    "body",
+    [
+        "r = Min(x, t) y = Relu(r)",
+        "r = Max(x, zero) y = Min(r, t)",
+        "r = Relu(x) y = Min(r, t, six)",
+        "y = Clip(x, zero)",
+    ],
 )
 def test_bounds_per_channel(body):
     g = graph(f"{SIGNATURE} {{ {body} }}", WEIGHTS | PER_CHANNEL)

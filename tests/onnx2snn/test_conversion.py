@@ -153,6 +153,19 @@ def test_data_tell_thresholds_of_channels_whose_bound_means_none(op, first, far)
     np.testing.assert_allclose(session.run(samples, 256).output, wanted, atol=0.1)
 
 
+@pytest.mark.parametrize("recipe", ["opi", "opt"])
+@pytest.mark.parametrize("recalibrate", [False, True])
+def test_channels_beside_one_whose_bound_means_none_keep_theirs(recipe, recalibrate):
+    text = "net (float[N, 3, 2] x) => (float[N, 3, 2] y) { c = Relu(x) r = Min(c, b) y = Neg(r) }"
+    proto = model(text, {"b": np.array([[np.inf], [50], [80]], np.float32)})
+    samples = from_arrays(np.random.default_rng(0).normal(0, 2, (32, 3, 2)).astype(np.float32))
+    found = convert(proto, calibration=samples, recipe=recipe, recalibrate=recalibrate).model
+    (neuron,) = SpikingSession(found).neurons
+    v_th = np.broadcast_to(neuron.threshold, (3, 1)).ravel()
+    assert v_th[0] < 8
+    assert (v_th[1:] < 8).all() if recalibrate else v_th[1:].tolist() == [50, 80]
+
+
 def test_layers_of_no_neurons_are_named():
     text = "net (float[N, 4] x) => (float[N, 4] y) { a, b = Split<axis = 1>(x, sizes) r = Relu(a) "
     text += "s = Relu(b) y = Concat<axis = 1>(r, s) }"

@@ -70,6 +70,12 @@ def test_images_for_a_flat_input_are_not_taken_for_samples_over_time():
     assert session.run(np.ones((4, 1, 6), np.float32), 4).samples == 1
 
 
+def test_a_sample_over_time_with_its_channels_last_is_not_to_be_reshaped():
+    session = SpikingSession(convert(model(CLIP.replace("3]", "3, 4, 4]"), BOUNDS)).model)
+    with pytest.raises(DataError, match=r"the network needs \[5, \*, 3, 4, 4\]$"):
+        session.run(np.ones((5, 1, 4, 4, 3), np.float32), 5)
+
+
 def test_one_of_several_read_outs_beyond_the_run_is_refused():
     with pytest.raises(DataError, match="cannot read out at time-step 9 of 8"):
         readout_times(8, [4, 9])
