@@ -1,5 +1,6 @@
 """Weights that bring a layer's mean current, or read-out, nearest to that of the ANN."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,10 @@ from onnx2snn.graph_passes.graph.windows import pads_itself, written_pads
 from .layers import few_samples
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+
+ALL = slice(None)
+
+Slices = tuple[slice, ...]
 
 RIDGE = 0.1
 """How much a change of weights is held back: a share of the inputs' mean square."""
@@ -49,10 +54,11 @@ def fit_weights(
 
         dW = argmin |R - P dW|^2 + RIDGE |P|^2 (1 / K + 1 / places) |dW|^2
 
-    which the normal equations (P'P + ...) dW = P'R give exactly. Where there are fewer places
-    than weights, as in a dense layer after few images, 1 / places holds dW back. A layer keeps
-    its weights if anything but sums lies between it and the tensor, or if others read its output
-    too. Returns whether any was refitted.
+    which the normal equations (P'P + ...) dW = P'R give exactly, of each group, and of a transposed
+    convolution of each phase of its strides. Where there are fewer places than weights, as in a
+    dense layer after few images, 1 / places holds dW back. A layer keeps its weights if anything
+    but sums lies between it and the tensor, or if others read its output too. Returns whether any
+    was refitted.
     """
     linear = [node for node in _summed(graph, tensor) if _is_known(node)]
     if not linear:
@@ -117,15 +123,44 @@ def _kept(node: gs.Node) -> list[np.ndarray] | None:
 def _takes_too_much(kept: list[np.ndarray]) -> bool:
     counts = [part.sum(axis=0, dtype=np.float64) for part in kept]
     multiplications = sum(float((count**3).sum()) / 3 for count in counts)
-    square = len(kept) * len(kept[0]) ** 2
+    square = sum(len(part) ** 2 for part in kept)
     return multiplications > MOST_MULTIPLICATIONS or square > MOST_SQUARE
 
 
+def _phases(node: gs.Node) -> list[tuple[Slices, Slices]]:
+    """The weights of a kernel that places see together, and these places, along their axes.
+
+    Of a transposed convolution weight k adds to place o where k dilation = o + pad modulo the
+    stride; of others all to each.
+    """
+    if node.op != "ConvTranspose":
+        return [((), ())]
+    kernel = node.inputs[1].values.shape[2:]
+    ones = [1] * len(kernel)
+    strides, dilations = node.attrs.get("strides", ones), node.attrs.get("dilations", ones)
+    axes = []
+    pads = written_pads(node, len(kernel))[: len(kernel)]
+    for size, stride, dilation, pad in zip(kernel, strides, dilations, pads, strict=True):
+        first = {k * dilation % stride: k for k in reversed(range(size))}
+        step = stride // math.gcd(stride, dilation)
+        axes.append(
+            [
+                (slice(k, None, step), slice((phase - pad) % stride, None, stride))
+                for phase, k in first.items()
+            ]
+        )
+    return [
+        (tuple(taps for taps, _ in way), tuple(places for _, places in way))
+        for way in itertools.product(*axes)
+    ]
+
+
 def _as_matrices(node: gs.Node, weights: np.ndarray) -> list[np.ndarray]:
-    """What stands in the place of weights, [K, C] of each group."""
+    """What stands in the place of weights, [K, C] of each phase and group."""
     groups = node.attrs.get("group", 1)
     if node.op == "ConvTranspose":
-        parts = np.split(np.moveaxis(weights, 1, -1), groups)
+        channels_last = [np.moveaxis(weights[ALL, ALL, *taps], 1, -1) for taps, _ in _phases(node)]
+        parts = [part for own in channels_last for part in np.split(own, groups)]
         return [part.reshape(-1, part.shape[-1]) for part in parts]
     rows = weights if _has_outputs_first(node) else weights.T
     return [part.T for part in np.split(rows.reshape(len(rows), -1), groups)]
@@ -135,10 +170,19 @@ def _as_weights(node: gs.Node, matrices: list[np.ndarray]) -> np.ndarray:
     """The inverse of ``_as_matrices``."""
     shape = node.inputs[1].values.shape
     if node.op == "ConvTranspose":
-        channels_last = np.concatenate(matrices).reshape(shape[0], *shape[2:], shape[1])
-        return np.moveaxis(channels_last, -1, 1)
+        weights = np.zeros(shape)
+        for (taps, _), own in zip(_phases(node), _by_phase(node, matrices), strict=True):
+            part = np.moveaxis(weights[ALL, ALL, *taps], 1, -1)
+            part[...] = np.concatenate(own).reshape(part.shape)
+        return weights
     rows = np.concatenate([matrix.T for matrix in matrices])
     return (rows if _has_outputs_first(node) else rows.T).reshape(shape)
+
+
+def _by_phase(node: gs.Node, parts: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """What there is for each phase and group, the groups of each phase together."""
+    groups = node.attrs.get("group", 1)
+    return [parts[start : start + groups] for start in range(0, len(parts), groups)]
 
 
 def _has_outputs_first(node: gs.Node) -> bool:
@@ -160,7 +204,13 @@ def _left(
     """What changes of a node's weights leave of a residual."""
     left = np.array(np.moveaxis(residual, 1, -1) if node.op in CONVOLUTIONS else residual)
     for part in _few_samples(node, source):
-        left[part] -= _product(node, source[part], changes).reshape(left[part].shape)
+        made = [
+            patch.T @ change.astype(np.float32)
+            for patch, change in zip(_patches(node, source[part]), changes, strict=True)
+        ]
+        for (_, places), own in zip(_phases(node), _by_phase(node, made), strict=True):
+            seen = left[part][ALL, *places]
+            seen -= np.concatenate(own, axis=1).reshape(seen.shape)
     return np.moveaxis(left, -1, 1) if node.op in CONVOLUTIONS else left
 
 
@@ -169,37 +219,31 @@ def _left(
 def _solve(
     node: gs.Node, source: np.ndarray, columns: np.ndarray, kept: list[np.ndarray] | None
 ) -> list[np.ndarray]:
-    """What changes in each group's weights, [K, C]: from P'P, or, with few places, from PP'.
+    """What changes in each phase's and group's weights, [K, C]: by P'P, or of few places by PP'.
 
     ``kept``: where they change at all.
     """
-    groups = node.attrs.get("group", 1)
-    size = len(_patches(node, source[:1])[0])
     every = math.prod(columns.shape[:-1]) // ENOUGH_PLACES
     every = max(1, min(every, len(source) // FEWEST_SAMPLES))
     source, columns = source[::every], columns[::every]
-    places = math.prod(columns.shape[:-1])
-
-    def penalty(square: float) -> float:
-        return float(RIDGE * square * (1 / size + 1 / places))
-
-    if places < size and kept is None:
-        patches = _patches(node, source)
-        targets = np.split(columns.reshape(places, -1), groups, axis=1)
+    # Of each system its numbers of weights and of places.
+    sizes = [(len(p), len(source) * p.shape[1]) for p in _patches(node, source[:1])]
+    if kept is None and all(places < size for size, places in sizes):
+        systems = zip(sizes, _patches(node, source), _targets(node, columns), strict=True)
         return [
-            p @ np.linalg.solve(_held_back(p.T @ p, penalty(np.square(p).sum())), target)
-            for p, target in zip(patches, targets, strict=True)
+            p @ np.linalg.solve(_held_back(p.T @ p, np.square(p).sum(), *own), target)
+            for own, p, target in systems
         ]
-    grams = np.zeros((groups, size, size))
-    products = np.zeros((groups, size, columns.shape[-1] // groups))
+    grams = [np.zeros((size, size)) for size, _ in sizes]
+    outputs = columns.shape[-1] // node.attrs.get("group", 1)
+    products = [np.zeros((size, outputs)) for size, _ in sizes]
     for part in _few_samples(node, source):
-        rows = columns[part].reshape(-1, columns.shape[-1])
-        targets = np.split(rows, groups, axis=1)
-        for group, patch in enumerate(_patches(node, source[part])):
-            grams[group] += patch @ patch.T
-            products[group] += patch @ targets[group]
-    for gram in grams:
-        _held_back(gram, penalty(np.trace(gram)))
+        seen = zip(_patches(node, source[part]), _targets(node, columns[part]), strict=True)
+        for gram, product, (patch, target) in zip(grams, products, seen, strict=True):
+            gram += patch @ patch.T
+            product += patch @ target
+    for gram, own in zip(grams, sizes, strict=True):
+        _held_back(gram, np.trace(gram), *own)
     if kept is None:
         return [np.linalg.solve(*each) for each in zip(grams, products, strict=True)]
     return [_solved(*each) for each in zip(grams, products, kept, strict=True)]
@@ -213,16 +257,18 @@ def _solved(gram: np.ndarray, product: np.ndarray, kept: np.ndarray) -> np.ndarr
     return found
 
 
-def _held_back(gram: np.ndarray, penalty: float) -> np.ndarray:
+def _held_back(gram: np.ndarray, square: float, size: int, places: int) -> np.ndarray:
+    """With the penalty of so many weights at so many places, whose patches have this |P|^2."""
     # Where next to nothing comes in the weights stay.
-    gram[np.diag_indices_from(gram)] += penalty + 1e-12
+    penalty = RIDGE * square * (1 / size + 1 / max(places, 1)) + 1e-12
+    gram[np.diag_indices_from(gram)] += penalty
     return gram
 
 
-def _product(node: gs.Node, source: np.ndarray, changes: list[np.ndarray]) -> np.ndarray:
-    """P dW: [places, C]."""
-    parts = zip(_patches(node, source), changes, strict=True)
-    return np.concatenate([p.T @ change.astype(np.float32) for p, change in parts], axis=1)
+def _targets(node: gs.Node, columns: np.ndarray) -> list[np.ndarray]:
+    """What the places of each phase, and the outputs of each group, are to make: [places, C]."""
+    rows = [columns[ALL, *places].reshape(-1, columns.shape[-1]) for _, places in _phases(node)]
+    return [part for own in rows for part in np.split(own, node.attrs.get("group", 1), axis=1)]
 
 
 def _few_samples(node: gs.Node, source: np.ndarray) -> list[slice]:
@@ -248,16 +294,17 @@ def _is_known(node: gs.Node) -> bool:
 
 
 def _patches(node: gs.Node, source: np.ndarray) -> list[np.ndarray]:
-    """What each place of the output sees: [K, places] for each group."""
+    """What each place of the output sees: [K, places] for each phase and group."""
     if node.op not in CONVOLUTIONS:
         return [source.reshape(-1, source.shape[-1]).T.astype(np.float32)]
-    kernel = node.inputs[1].values.shape[2:]
-    parts = np.split(_windows(node, source), node.attrs.get("group", 1), axis=1)
+    windows, dimensions = _windows(node, source), source.ndim - 2
+    phases = [windows[ALL, ALL, *places, *taps] for taps, places in _phases(node)]
+    parts = [part for own in phases for part in np.split(own, node.attrs.get("group", 1), axis=1)]
     # Places last, as they lie in memory, so that a copy runs along them.
-    order = (1, *range(-len(kernel), 0), 0, *range(2, 2 + len(kernel)))
+    order = (1, *range(-dimensions, 0), 0, *range(2, 2 + dimensions))
     return [
         part.transpose(order)
-        .reshape(part.shape[1] * math.prod(kernel), -1)
+        .reshape(math.prod((part.shape[1], *part.shape[2 + dimensions :])), -1)
         .astype(np.float32, copy=False)
         for part in parts
     ]

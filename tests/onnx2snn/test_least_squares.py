@@ -1,5 +1,6 @@
 """Weights refitted by least squares: which, to what, and where nothing is known."""
 
+import itertools
 from dataclasses import replace
 from functools import partial
 
@@ -362,6 +363,8 @@ TRANSPOSED = {
     "strided": ("<strides = [3, 2], pads = [1, 0, 0, 1], output_padding = [2, 1]>", (4, 3, 3, 2),
                 (19, 12)),
     "dilated": ("<dilations = [2, 3]>", (4, 3, 2, 2), (8, 9)),
+    "both": ("<dilations = [2, 3], strides = [4, 2], pads = [0, 1, 1, 2]>", (4, 3, 3, 3), (24, 14)),
+    "with gaps": ("<strides = [3, 3]>", (4, 3, 1, 2), (16, 17)),
     "grouped": ("<group = 2, strides = [2, 2]>", (4, 3, 3, 3), (13, 13)),
     "cropped": ("<pads = [3, 2, 2, 0], strides = [2, 2]>", (4, 3, 1, 2), (6, 10)),
     "pruned": ("<strides = [2, 2]>", (4, 3, 3, 3), (13, 13)),
@@ -394,14 +397,23 @@ def test_transposed_convolutions_are_fitted(layer):
             units[own][(own[0] + part * shape[0] // group, 0, *own[1:])] = 1
     units = units.reshape(-1, *shape)
     columns = np.stack([run(graph(text, {"w": unit}), x) for unit in units], axis=-1)
-    for part in range(group):
+    # Weight k adds to place o where k dilation = o + pad modulo the stride: systems apart.
+    attrs = {"strides": [1, 1], "dilations": [1, 1], "pads": [0, 0]} | node.attrs
+    strides, dilations, pads = (np.int64(attrs[n][:2]) for n in ("strides", "dilations", "pads"))
+    own = np.indices(shape[2:]).reshape(2, -1).T * dilations % strides
+    seen = (np.indices(places).reshape(2, -1).T + pads) % strides
+    for part, phase in itertools.product(range(group), np.unique(own, axis=0)):
         ins, outs = (np.split(np.arange(n), group)[part] for n in (shape[0], channels))
-        patches = np.float64(columns[:, outs[0]]).reshape(-1, len(units))
-        residual = np.moveaxis(lacks[:, outs], 1, -1).reshape(len(patches), -1)
-        in_rows = np.moveaxis(old[ins], 1, -1).reshape(len(units), -1)
-        change = ridge(patches, residual, in_rows != 0 if layer == "pruned" else None)
-        wanted = np.moveaxis(change.reshape(len(ins), *shape[2:], shape[1]), -1, 1)
-        np.testing.assert_allclose(found[ins], wanted, rtol=1e-3, atol=1e-5)
+        taps, here = (np.flatnonzero((each == phase).all(axis=1)) for each in (own, seen))
+        patches = np.float64(columns[:, outs[0]]).reshape(9, -1, len(ins), len(own))
+        patches = patches[:, here][..., taps].reshape(9 * len(here), -1)
+        residual = lacks[:, outs].reshape(9, len(outs), -1)[..., here].transpose(0, 2, 1)
+        in_rows = np.moveaxis(old[ins].reshape(len(ins), shape[1], -1)[..., taps], 1, -1)
+        kept = in_rows.reshape(patches.shape[1], -1) != 0 if layer == "pruned" else None
+        change = ridge(patches, residual.reshape(len(patches), -1), kept)
+        wanted = np.moveaxis(change.reshape(len(ins), len(taps), shape[1]), -1, 1)
+        changed = found[ins].reshape(len(ins), shape[1], -1)[..., taps]
+        np.testing.assert_allclose(changed, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_of_a_sum_of_transposed_convolutions_each_mends_what_those_before_it_left():
