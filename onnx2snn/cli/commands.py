@@ -52,6 +52,14 @@ def _tells_warnings() -> Iterator[None]:
         logger.removeHandler(notes)
 
 
+def _drop_what_cannot_be_written() -> None:
+    """Else Python tries once more as it ends, tells of that as well, and exits with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class _Commands(click.Group):
     """The commands, and how they fail: one message, no traceback, exit code 1."""
 
@@ -65,6 +73,8 @@ class _Commands(click.Group):
         except OSError as error:
             click.echo(f"Error: {terminal.said_by_system(error)}", err=True)
             sys.exit(1)
+        finally:
+            _drop_what_cannot_be_written()
 
     def invoke(self, ctx: click.Context) -> Any:
         """As click does; Ctrl-C exits with 128 + SIGINT, as shells and scripts expect."""

@@ -1175,7 +1175,9 @@ def test_as_a_process(folder):
     assert call("convert").returncode == 2
     # A disk that is full, and a shell's >&-.
     for words in ("recipes", "--help", "convert --help"):
-        full = subprocess.run(f"{script} {words} > /dev/full", shell=True, stderr=subprocess.PIPE)
+        # Unbuffered, nothing is left to be written at the end.
+        command = f"env -u PYTHONUNBUFFERED {script} {words} > /dev/full"
+        full = subprocess.run(command, shell=True, stderr=subprocess.PIPE)
         assert full.returncode == 1
         assert full.stderr == b"Error: No space left on device\n"
     closed = subprocess.run(f"{script} recipes >&-", shell=True, stderr=subprocess.PIPE)

@@ -122,16 +122,6 @@ def test_largest_number_of_half_precision_is_no_bound():
         convert(proto)
 
 
-@pytest.mark.parametrize("none", [np.inf, np.finfo(np.float32).max])
-def test_a_bound_that_is_infinite_in_one_channel_is_refused(none):
-    proto = model(
-        "g (float[N, 3] x) => (float[N, 3] y) { r = Relu(x) y = Min(r, t) }",
-        {"t": np.array([1, none, 2], np.float32)},
-    )
-    with pytest.raises(UnsupportedModelError, match="not positive and finite"):
-        convert(proto)
-
-
 def test_bounds_of_channels_that_are_integers():
     """No type's largest number is looked for among them."""
     text = (
