@@ -87,10 +87,12 @@ def is_source(snn: onnx.ModelProto, ann: Model) -> bool:
     compute the same.
     """
     made_from = metadata_of(snn).get("onnx2snn.source_sha256")
+    if made_from is None:
+        return False
+    if made_from == digest_of(ann):
+        return True
     # Python's convert may have had what the file holds, not the file.
-    return made_from is not None and (
-        made_from == digest_of(ann) or made_from == digest_of(read_any(ann))
-    )
+    return isinstance(ann, str | os.PathLike) and made_from == digest_of(read_any(ann))
 
 
 def digest_of_data(data: Data, batch_size: int) -> str:

@@ -134,12 +134,12 @@ def comparison_plot(
     # 7 colours and 4 dashes: no pair comes twice within 28 curves, and of two that are one the
     # first is seen between the dashes of the second.
     shown = {name: values for name, values in curves.items() if any(v is not None for v in values)}
-    for number, name in enumerate(curves):
+    for number, (name, values) in enumerate(curves.items()):
         if name not in shown:
             continue
         axes.plot(
             times,
-            [np.nan if value is None else value for value in shown[name]],
+            [np.nan if value is None else value for value in values],
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
             linestyle=_LINES[number % len(_LINES)],

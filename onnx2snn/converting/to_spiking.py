@@ -88,7 +88,11 @@ def bound_by_data(network: Network, settings: Recipe, keep_bounds: bool = False)
     clipped = bounds.keys() - {node.name for node in unbounded}
     clips = [node for node in network.graph.nodes if node.name in clipped]
     ranges = [node for node in clips if _is_range(network, node, bounds[node.name])]
-    wanted = [*unbounded, *(clips if recalibrate else [] if keep_bounds else ranges)]
+    wanted = list(unbounded)
+    if recalibrate:
+        wanted += clips
+    elif not keep_bounds:
+        wanted += ranges
     if network.calibration is None:
         if recalibrate and bounds:
             why = "its threshold comes from data here, not from its bound"
@@ -118,10 +122,9 @@ def bound_by_data(network: Network, settings: Recipe, keep_bounds: bool = False)
         node.name: _with_headroom(thresholds[node.name], headroom, type_of(node)) for node in wanted
     }
     if not recalibrate:
-        for node in unbounded:
+        for name in bounds.keys() & {node.name for node in unbounded}:
             # Infinite in channels without a bound; the others keep theirs.
-            own = bounds.get(node.name, np.inf)
-            thresholds[node.name] = np.where(np.isinf(own), thresholds[node.name], own)
+            thresholds[name] = np.where(np.isinf(bounds[name]), thresholds[name], bounds[name])
     how = "per channel" if per_channel else "per layer"
     times = "" if headroom == 1 else f"{headroom:g} times "
     samples = counted(network.calibration.samples, "sample")

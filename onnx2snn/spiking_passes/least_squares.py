@@ -94,7 +94,7 @@ def _summed(graph: gs.Graph, tensor: gs.Tensor) -> list[gs.Node]:
 def _refit(
     graph: gs.Graph, node: gs.Node, source: np.ndarray, residual: np.ndarray
 ) -> list[np.ndarray]:
-    """Change a node's weights towards a residual; returns what changes, [K, C] in each group."""
+    """Change a node's weights towards a residual; returns what changes, as ``_solve``."""
     weights = np.asarray(node.inputs[1].values)
     columns = np.moveaxis(residual, 1, -1) if node.op in CONVOLUTIONS else residual
     if columns.ndim < 2 or columns.shape != (*_places(node, source), _outputs(node)):
@@ -138,21 +138,17 @@ def _phases(node: gs.Node) -> list[tuple[Slices, Slices]]:
     kernel = node.inputs[1].values.shape[2:]
     ones = [1] * len(kernel)
     strides, dilations = node.attrs.get("strides", ones), node.attrs.get("dilations", ones)
-    axes = []
     pads = written_pads(node, len(kernel))[: len(kernel)]
+    axes: list[tuple[list[slice], list[slice]]] = []
     for size, stride, dilation, pad in zip(kernel, strides, dilations, pads, strict=True):
-        first = {k * dilation % stride: k for k in reversed(range(size))}
         step = stride // math.gcd(stride, dilation)
-        axes.append(
-            [
-                (slice(k, None, step), slice((phase - pad) % stride, None, stride))
-                for phase, k in first.items()
-            ]
-        )
-    return [
-        (tuple(taps for taps, _ in way), tuple(places for _, places in way))
-        for way in itertools.product(*axes)
-    ]
+        # Behind the first of these weights, k, their phases come again.
+        phases = [(k, k * dilation % stride) for k in range(min(size, step))]
+        taps = [slice(k, None, step) for k, _ in phases]
+        places = [slice((phase - pad) % stride, None, stride) for _, phase in phases]
+        axes.append((taps, places))
+    every_taps, every_places = (itertools.product(*each) for each in zip(*axes, strict=True))
+    return list(zip(every_taps, every_places, strict=True))
 
 
 def _as_matrices(node: gs.Node, weights: np.ndarray) -> list[np.ndarray]:
@@ -328,14 +324,14 @@ def _windows(node: gs.Node, source: np.ndarray) -> np.ndarray:
     axes = tuple(range(2, 2 + dimensions))
     seen = np.lib.stride_tricks.sliding_window_view(_padded(source, around), reach, axes)
     steps = (slice(None, None, s) for s in (*strides, *(turn * d for d in dilations)))
-    return seen[(slice(None), slice(None), *steps)]
+    return seen[ALL, ALL, *steps]
 
 
 def _spread(source: np.ndarray, strides: Sequence[int]) -> np.ndarray:
     """An image with ``strides`` - 1 zeros between its numbers."""
     sizes = [(n - 1) * step + 1 for n, step in zip(source.shape[2:], strides, strict=True)]
     spread = np.zeros((*source.shape[:2], *sizes), source.dtype)
-    spread[(slice(None), slice(None), *(slice(None, None, step) for step in strides))] = source
+    spread[ALL, ALL, *(slice(None, None, step) for step in strides)] = source
     return spread
 
 

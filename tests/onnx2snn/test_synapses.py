@@ -293,29 +293,17 @@ def test_a_chain_of_many_concats():
     assert macs(convert(proto).model, (2,)) == 2 + 2 * 1199
 
 
-def test_connections_to_a_pad_that_stays_are_none():
+@pytest.mark.parametrize("scaled", ["", "m = Mul(q, scales)"])
+def test_connections_to_a_pad_that_stays_are_none(scaled):
     """As of a smaller branch that joins a larger one."""
     proto = model(
         "g (float[N, 1, 6, 6] x) => (float[N, 1, 4, 4] y) { s = Clip(x, zero, one) "
         "p = MaxPool<kernel_shape = [3, 3], strides = [3, 3]>(s) q = Pad(p, pads) "
-        "c = Concat<axis = 1>(s, q) y = Conv(c, v) }",
+        f"{scaled} c = Concat<axis = 1>(s, {'m' if scaled else 'q'}) y = Conv(c, v) }}",
         {
             "v": normal(1, 2, 3, 3), "zero": ZERO, "one": ONE,
             "pads": np.array([0, 0, 0, 0, 0, 0, 4, 4]),
-        },
-    )  # fmt: skip
-    corner = conv_connections(6, 4, 3, 1, 0)[:2].sum()
-    assert macs(convert(proto).model, (1, 6, 6)) == 12 * 12 + corner * corner
-
-
-def test_connections_to_a_pad_that_is_scaled_are_none():
-    proto = model(
-        "g (float[N, 1, 6, 6] x) => (float[N, 1, 4, 4] y) { s = Clip(x, zero, one) "
-        "p = MaxPool<kernel_shape = [3, 3], strides = [3, 3]>(s) q = Pad(p, pads) "
-        "m = Mul(q, scales) c = Concat<axis = 1>(s, m) y = Conv(c, v) }",
-        {
-            "v": normal(1, 2, 3, 3), "zero": ZERO, "one": ONE, "scales": normal(1, 6, 6),
-            "pads": np.array([0, 0, 0, 0, 0, 0, 4, 4]),
+            **({"scales": normal(1, 6, 6)} if scaled else {}),
         },
     )  # fmt: skip
     corner = conv_connections(6, 4, 3, 1, 0)[:2].sum()
