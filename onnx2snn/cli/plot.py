@@ -118,12 +118,11 @@ def comparison_plot(
     """Draw up to 28 curves over the time-steps, each with a colour and dashes of its own.
 
     By its place among them: one without any value is left out. The legend has them in the order in
-    which they end. The y axis is stretched towards the top,
-    where the ANN is, so that of curves at 10 % and others within a point of the ANN both can be
-    read; None leaves a gap. A band around the ANN is two standard errors of its figure, on so many
-    ``samples``, to either side. Its lower half is always in view, and nothing within as much of the
-    top is stretched, so that noise looks like noise. The file is written whole or not at all;
-    raises ``OutputError`` if it cannot be.
+    which they end. The y axis is stretched towards the top, where the ANN is, so that of curves at
+    10 % and others within a point of the ANN both can be read; None leaves a gap. A band around the
+    ANN is two standard errors of its figure, on so many ``samples``, to either side. Its lower half
+    is always in view, and nothing within as much of the top is stretched, so that noise looks like
+    noise. The file is written whole or not at all; raises ``OutputError`` if it cannot be.
     """
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(9.0, 5.4), dpi=150, layout="constrained")
