@@ -109,7 +109,8 @@ class Network:
         self.graph = import_ann(upgraded)
         require_ann(self.graph)
         require_finite_weights(self.graph)
-        self.current = self.unclipped = self.reference = self.original
+        self.current = self.reference = self.original
+        self.unclipped: ModelParts
 
     def run(self, passes: Sequence[Pass]) -> bool:
         """Run passes; whether any changed something."""
@@ -159,7 +160,7 @@ class Network:
         if not activations.changed and not (dynamic and layers.changed):
             return
         agreement = self.note_agreement(UNQUANTISED, self.original)
-        self.unclipped = self.reference = self.current
+        self.reference = self.current
         self._ran = []
         cost = ""
         if agreement is None and (sample := first_inputs_that_run(self.original, self.graph)):
@@ -193,7 +194,7 @@ class Network:
             # Its outputs are known: rather than to hold all weights twice, it is read again if
             # they should turn out to differ.
             self.original = self.reference = ModelParts(self.original.structure, {})
-            self.current = self.unclipped = self.original
+            self.current = self.original
         rewritten = [self._canonicalise(), self.run(folds), opened, self._translated]
         if any(rewritten):
             self.check = self._require_same(EXACT, self.reference, self._ran, sample)

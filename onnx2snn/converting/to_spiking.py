@@ -79,10 +79,10 @@ def bound_by_data(network: Network, settings: Recipe, keep_bounds: bool = False)
     thresholds came from, by the name of the activation's output, which is that of its neurons.
     """
     threshold, per_channel = settings.threshold, settings.per_channel
+    network.unclipped = network.current
     if threshold is None:
         return {}
     recalibrate, headroom = settings.recalibrate, max(settings.headroom, threshold.headroom)
-    network.unclipped = network.current
     bounds = bounded_activations(network.graph)
     unbounded = unbounded_activations(network.graph)
     clipped = bounds.keys() - {node.name for node in unbounded}

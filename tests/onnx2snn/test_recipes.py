@@ -942,7 +942,7 @@ def test_recipes_are_listed_with_their_sources():
         ({"threshold": Statistic("percentile", 50)}, "--threshold"),
         ({"per_channel": True}, "--per-channel"),
         ({"recalibrate": True}, "--recalibrate"),
-        ({"recalibrate": False}, "--recalibrate"),
+        ({"recalibrate": False}, "--keep-bounds"),
     ],
 )
 def test_thresholds_that_a_recipe_finds_by_itself_are_not_set(recipe, setting, option):
@@ -1239,3 +1239,18 @@ def test_passes_say_whether_they_changed_anything():
     capped = replace(recipe_by_name("burst"), name="capped", passes=2 * (searching.cap_thresholds,))
     made = convert(clipped(0.3), calibration=DATA, recipe=capped, v_init="normal", per_channel=True)
     assert [r.changed for r in made.passes if r.name == "cap_thresholds"] == [True, False]
+
+
+@pytest.mark.parametrize("low", [0, -1])
+@pytest.mark.parametrize("data", [None, DATA])
+def test_passes_see_the_ann_whether_or_not_a_recipe_takes_thresholds_from_data(low, data):
+    """Where all activations are clips, tcl and a recipe with a statistic are the same."""
+    text = TWO.replace("Relu(a)", "Clip(a, lo, hi)").replace("Relu(b)", "Clip(b, lo, hi)")
+    ann = model(text, WEIGHTS | {"lo": np.float32(low), "hi": np.float32(0.5)})
+    passes = (searching.cap_thresholds, *([partial(correct, weights=True)] if data else []))
+    tcl = replace(recipe_by_name("tcl"), neuron=Neuron("BurstIF"), passes=passes)
+    outputs = [
+        SpikingSession(convert(ann, calibration=data, recipe=recipe).parts).run(X, 8).output
+        for recipe in (tcl, replace(tcl, threshold=MAX))
+    ]
+    np.testing.assert_array_equal(*outputs)
