@@ -26,6 +26,9 @@ DEFAULT_TIMESTEPS = 16
 SpikingPass = Callable[[Spiking], bool]
 """Changes a spiking network that it may measure; what else it needs is bound with ``partial``."""
 
+_WITHOUT = {"per_channel": "--per-layer", "recalibrate": "--keep-bounds"}
+"""Options for settings that are False."""
+
 
 @dataclass(frozen=True)
 class Neuron:
@@ -107,7 +110,7 @@ class Recipe:
         settings: those that someone gave, by the names that ``convert`` has for them.
         """
         for name, value in settings.items():
-            option = f"--{name.replace('_', '-')}"
+            option = _WITHOUT[name] if value is False else f"--{name.replace('_', '-')}"
             for function in self.passes:
                 # Repeating the recipe's own threshold or per_channel is harmless; a given v(0) or
                 # recalibrate never is, since the pass overwrites it.

@@ -99,9 +99,11 @@ def in_no_order(
     remedy = "the data is shuffled"
     if mixed is None:
         remedy = "shuffle the data, which here takes too much memory,"
+    parts = "every n-th sample is"
+    if data.samples > together:
+        parts = f"batches of {counted(together, 'sample')}, or every n-th sample of them, are"
     note = (
-        f"the calibration data is in an order, so that batches of {counted(together, 'sample')}, "
-        "or every n-th sample of them, are of other kinds than the others: "
+        f"the calibration data is in an order, so that {parts} of other kinds than the others: "
         f"{remedy} for what the recipe does batch by batch"
     )
     return mixed or data, [note]

@@ -181,8 +181,11 @@ def test_corrections_do_not_mind_the_order_of_data(recipe):
     (note,) = ordered.notes
     assert "batches of 100 samples, or every n-th sample of them, are of other kinds" in note
     assert not mixed.notes
-    # One batch is in no order.
+    # One batch is in no order, but for labels that take turns.
     assert not converted(x, recipe=recipe, batch_size=300).notes
+    turns = from_arrays(x, y=np.arange(300) % 3)
+    (note,) = convert(ann, calibration=turns, recipe=recipe, batch_size=300).notes
+    assert "is in an order, so that every n-th sample is of other kinds" in note
 
 
 def ordered(monkeypatch, recipe, ann, **options):
