@@ -11,7 +11,8 @@ from onnx2snn.graph_passes.errors import ModelError, first_line
 from onnx2snn.graph_passes.graph.editing import free_name
 from onnx2snn.graph_passes.graph.neurons import NEURON_OPSET
 
-from .protos import STANDARD, all_nodes, graphs_in, names_in
+from .inference import inferred
+from .protos import STANDARD, all_nodes, graphs_in, infos_of, names_in
 from .weights import replace_all
 
 _ADVICE = f"export the network again with opset {NEURON_OPSET} or newer"
@@ -25,6 +26,7 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """
     # The first IR versions want every initializer to be an input as well.
     structure.ir_version = max(structure.ir_version, 8)
+    types = _types_in(structure) if opset < 11 else {}
     for node in all_nodes(structure.graph.node) if opset < 11 else ():
         _drop_unused_value(node)
     if opset < 13:
@@ -37,6 +39,7 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
             f"{first_line(error)}; {_ADVICE}"
         ) from error
     if opset < 11:
+        _give_types(converted.graph, types)
         _place_samples(converted.graph, {})
     return converted
 
@@ -50,6 +53,44 @@ def _drop_unused_value(node: onnx.NodeProto) -> None:
     mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
     if _is(node, "Pad") and mode != b"constant":
         replace_all(node.attribute, [a for a in node.attribute if a.name != "value"])
+
+
+def _types_in(structure: onnx.ModelProto) -> dict[str, int]:
+    """The types of tensors by name, as far as they follow from the inputs'; of float32 none."""
+    half_or_double = (onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    types: dict[str, int] = {}
+
+    def note(graph: onnx.GraphProto) -> None:
+        found = {info.name: info.type.tensor_type.elem_type for info in infos_of(graph)}
+        found |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+        types.update((name, kind) for name, kind in found.items() if kind in half_or_double)
+        for node in graph.node:
+            for inner in graphs_in(node):
+                note(inner)
+
+    note(inferred(structure).graph)
+    return types
+
+
+def _give_types(graph: onnx.GraphProto, types: Mapping[str, int]) -> None:
+    """Give what Clip and Pad had as attributes the type of their input: the converter forgets it.
+
+    It makes a Constant in float32 of each.
+    """
+    made = {node.output[0]: node for node in graph.node if _is(node, "Constant")}
+    for node in graph.node:
+        for inner in graphs_in(node):
+            _give_types(inner, types)
+        if not (_is(node, "Clip") or _is(node, "Pad")) or node.input[0] not in types:
+            continue
+        for constant in (made[name] for name in node.input[1:] if name in made):
+            tensor = constant.attribute[0].t
+            if tensor.data_type == onnx.TensorProto.FLOAT:
+                kind = onnx.helper.tensor_dtype_to_np_dtype(types[node.input[0]])
+                # A bound that is none, the lowest or largest number, is infinite then.
+                with np.errstate(over="ignore"):
+                    value = onnx.numpy_helper.to_array(tensor).astype(kind)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
 
 
 def _flatten_before_hardmax(graph: onnx.GraphProto, taken: set[str]) -> None:

@@ -18,6 +18,31 @@ def test_old_opsets_are_upgraded():
     np.testing.assert_array_equal(run(new, x), np.clip(x, 0, 2))
 
 
+@pytest.mark.parametrize("opset", [7, 10])
+@pytest.mark.parametrize("kind", ["float16", "float", "double"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Clip<min = -0.5, max = 2.0>(x)",
+        "y = Clip<max = 0.5>(x)",
+        "y = Pad<pads = [0, 1, 0, 2], value = 0.5>(x)",
+        "y = If<then_branch = g () => (a) { a = Clip<min = 0.5>(x) }, "
+        "else_branch = h () => (b) { b = Clip<max = 0.5>(x) }>(condition)",
+    ],
+)
+def test_bounds_and_padding_have_the_type_of_what_they_are_used_with(body, kind, opset):
+    def of(kind):
+        text = f"g ({kind}[N, 4] x) => ({kind}[N, M] y) {{ {body} }}"
+        return model(text, {"condition": np.True_}, opset)
+
+    new = upgrade_opset(of(kind))
+    onnx.checker.check_model(new, full_check=True)
+    x = np.arange(-6, 6, dtype=np.float32).reshape(3, 4) / 4
+    found = run(new, x.astype({"float": np.float32}.get(kind, kind)))
+    # ONNX Runtime has no such Clip in double.
+    np.testing.assert_array_equal(found, run(of("float"), x))
+
+
 @pytest.mark.parametrize("opset", [13, 17])
 def test_opsets_that_merged_models_name_twice_are_named_once(opset):
     """As those that onnx.compose.merge_models makes."""
