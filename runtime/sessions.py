@@ -14,7 +14,7 @@ from onnx2snn.graph_passes.errors import DataError, ModelError, first_line, from
 from onnx2snn.graph_passes.model_files.weights import ModelParts, detach, with_weights_as_inputs
 
 from .failures import OUT_OF_MEMORY, lacks_memory, told
-from .plans.graphs import has_float16, names_left, names_read
+from .plans.graphs import names_left, names_read, types_in
 from .providers import (
     CPU,
     name_of,
@@ -144,9 +144,12 @@ def _share_weights(
 def _start_or_say_why(model: onnx.ModelProto, options: Any, providers: list[Any]) -> Any:
     """A session of a model; ``ProviderError`` or ``ModelError`` as ``create_session`` raises."""
     try:
+        types = types_in(model)
+        # Of double it looks for a bound in float32.
+        without = ["FuseReluClip"] if onnx.TensorProto.DOUBLE in types else []
         # In float16 on a CPU ONNX Runtime 1.32 ends the process where it lets a product transpose.
-        ends = name_of(providers[0]) == CPU and has_float16(model)
-        without = ["MatmulTransposeFusion"] if ends else []
+        if name_of(providers[0]) == CPU and onnx.TensorProto.FLOAT16 in types:
+            without.append("MatmulTransposeFusion")
         return start(model.SerializeToString(), options, providers, without)
     except Exception as error:
         if not from_onnxruntime(error):

@@ -53,7 +53,12 @@ def give_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]
 
 def has_float16(model: onnx.ModelProto) -> bool:
     """Whether a graph reads, holds or casts to numbers in float16."""
-    half, graph = onnx.TensorProto.FLOAT16, model.graph
+    return onnx.TensorProto.FLOAT16 in types_in(model)
+
+
+def types_in(model: onnx.ModelProto) -> set[int]:
+    """The types of what a graph reads, holds and casts to."""
+    graph = model.graph
     kinds = {info.type.tensor_type.elem_type for info in graph.input}
     kinds |= {tensor.data_type for tensor in graph.initializer}
     for node in all_nodes(graph.node):
@@ -62,7 +67,7 @@ def has_float16(model: onnx.ModelProto) -> bool:
                 kinds.add(attribute.t.data_type)
             elif node.op_type == "Cast" and attribute.name == "to":
                 kinds.add(attribute.i)
-    return half in kinds
+    return kinds
 
 
 def renamed(node: onnx.NodeProto, names: Mapping[str, str], name: str) -> onnx.NodeProto:

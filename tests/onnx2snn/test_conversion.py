@@ -404,15 +404,16 @@ def test_old_and_new_opsets(opset):
     np.testing.assert_allclose(SpikingSession(snn).run(x, 256).output, x, atol=0.02)
 
 
+@pytest.mark.parametrize("with_data", [False, True])
+@pytest.mark.parametrize("body", ["y = Clip(x, zero, one)", "a = Relu(x) y = Clip(a, zero, one)"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_other_floating_types(dtype):
+def test_other_floating_types(dtype, body, with_data):
     kind = {np.float16: "float16", np.float64: "double"}[dtype]
-    proto = model(
-        f"net ({kind}[N, 2] x) => ({kind}[N, 2] y) {{ y = Clip(x, zero, one) }}",
-        {"zero": dtype(0), "one": dtype(1)},
-    )
+    text = f"net ({kind}[N, 2] x) => ({kind}[N, 2] y) {{ {body} }}"
+    proto = model(text, {"zero": dtype(0), "one": dtype(1)})
     x = np.array([[0.25, 2.0]], dtype)
-    result = SpikingSession(convert(proto).model).run(x, 8)
+    data = from_arrays(x) if with_data else None
+    result = SpikingSession(convert(proto, calibration=data, recipe="opi").model).run(x, 8)
     assert result.output.dtype == dtype
     np.testing.assert_array_equal(result.output, [[0.25, 1.0]])
     assert result.spike_counts["y"].tolist() == [[2, 8]]
