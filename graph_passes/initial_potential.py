@@ -43,7 +43,7 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
             "normal": partial(generator.normal, 0.5, 1 / 6),
         }
         draw = draws[v_init]
-    changed = False
+    values = list[np.ndarray]()
     for node in nodes:
         threshold = threshold_of(node)
         fraction = v_init if draw is None else draw(tuple(node.outputs[0].shape[1:]))
@@ -55,6 +55,9 @@ def set_initial_potential(graph: gs.Graph, v_init: InitialPotential = 0.5, seed:
                 "v(0) must be finite:",
                 [Refusal(node.name, node.op, f"v_init {v_init} is too much")],
             )
+        values.append(value)
+    changed = False
+    for node, value in zip(nodes, values, strict=True):
         if not np.array_equal(value, initial_potential_of(node)):
             node.attrs["v_init"] = attribute_tensor(value)
             changed = True

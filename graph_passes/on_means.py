@@ -44,8 +44,6 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
         return False
     varying = downstream(graph, graph.inputs)
     named |= _between(graph, named, varying)
-    editor = StateEditor(graph)
-    _bound_masks(editor)
     nodes = [node for node in graph.nodes if node.name in named]
     made = {id(tensor) for node in nodes for tensor in node.outputs}
     read = {
@@ -55,6 +53,8 @@ def nonlinear_to_means(graph: gs.Graph) -> bool:
         if t.name in varying and (is_floating(t) or id(t) in made)
     }
     require_ranks(graph, [*nodes, *(t.inputs[0] for t in read.values() if t.inputs)])
+    editor = StateEditor(graph)
+    _bound_masks(editor)
     t = clock(editor)
     means: dict[int, gs.Variable] = {}
 

@@ -83,17 +83,17 @@ def delay_read_out(graph: gs.Graph, delay: int) -> bool:
     length = neurons.attribute_tensor(np.asarray(delay, np.float32))
     means = neurons.mean_nodes(graph)
     begun = [n for n in means if "delay" not in n.attrs or n.attrs["delay"].values != delay]
-    for node in means:
-        node.op, node.attrs["delay"] = "DelayedMean", length
     averaged = downstream(graph, [node.outputs[0] for node in means])
     states = neurons.names_of_states(graph)
-    editor = StateEditor(graph)
     # An output of shapes alone is the same at all time-steps.
     wanted = downstream(graph, graph.inputs) - averaged - states
     # Each once, also where a model has an output twice.
     outputs = {t.name: t for t in graph.outputs if t.name in wanted}.values()
     fresh = [t for t in outputs if t.inputs and is_floating(t)]
     require_ranks(graph, [t.inputs[0] for t in fresh])
+    for node in means:
+        node.op, node.attrs["delay"] = "DelayedMean", length
+    editor = StateEditor(graph)
     for tensor in fresh:
         source = gs.Variable(editor.name(f"{tensor.name}/now"), tensor.dtype, tensor.shape)
         maker = tensor.inputs[0]
