@@ -408,6 +408,22 @@ def test_layers_behind_pools_that_count_fire_the_same(together, monkeypatch):
     simulate_both_ways(snn, {"x": x}, 0.0)
 
 
+def test_means_are_of_the_weights_as_they_are():
+    """Behind a pool that counts, too, where they are measured in all time-steps."""
+    ann, (x, _) = model(POOLED, WEIGHTS), next(iter(DATA.batches(64)))
+    snn = convert(ann, calibration=DATA, recipe="opi", maxpool="exact").model
+    *_, layer = Simulation(to_graph(snn), {"x": x}, 8).layers()
+    assert not layer.segment.affine
+    conv = next(node for node in layer.segment.nodes if node.op == "Conv")
+    before = layer.measure([layer.node.inputs[0]])[0], layer.mean_potential()
+    conv.inputs[1].values = 2 * conv.inputs[1].values
+    layer.refresh()
+    after = layer.measure([layer.node.inputs[0]])[0], layer.mean_potential()
+    assert all(np.abs(a - b).max() > 0.1 for a, b in zip(before, after, strict=True))
+    emitted = layer.fire().mean(axis=0) * threshold_of(layer.node)
+    np.testing.assert_allclose(after[1], emitted, atol=1e-5)
+
+
 def test_a_fixed_batch_whose_samples_depend_on_each_other(monkeypatch):
     """Its neurons run a few samples at a time, its layers all at once."""
     text = (

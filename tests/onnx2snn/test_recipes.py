@@ -440,17 +440,21 @@ def test_bursts_behind_a_clip_of_next_to_nothing():
     assert [neuron.threshold > 0 for neuron in made.neurons] == [True]
 
 
-@pytest.mark.parametrize("bound", [0.25, 1000.0])
-def test_bursts_say_no_more_than_a_clip(bound):
+@pytest.mark.parametrize(("bound", "per_channel"), [(0.25, False), (1000.0, False), (6.0, True)])
+def test_bursts_say_no_more_than_a_clip(bound, per_channel):
     """V_th is the percentile, at most a fifth of the bound, so that 5 spikes are that."""
-    made = convert(clipped(bound), calibration=DATA, recipe="burst")
-    ranges = thresholds(convert(clipped(bound), calibration=DATA, recipe="robust-norm"))
+    options = {"calibration": DATA, "per_channel": per_channel}
+    made = convert(clipped(bound), recipe="burst", **options)
+    ranges = thresholds(convert(clipped(bound), recipe="robust-norm", **options))
+    if per_channel:
+        # In each layer some channels are capped, and some are not.
+        assert [len(set(wanted > bound / 5)) for wanted in ranges.values()] == [2, 2]
     told = SpikingSession(made.model).run(10 * X, 5).readouts[5].potential_sums
     for neuron, wanted in zip(made.neurons, ranges.values(), strict=True):
         np.testing.assert_allclose(neuron.threshold, np.minimum(wanted, bound / 5), rtol=1e-6)
         assert np.all(told[neuron.name] / 5 <= bound * (1 + 1e-6))
     capped = [r.changed for r in made.passes if r.name == "cap_thresholds"]
-    assert capped == [bound == 0.25]
+    assert capped == [bound < 1000]
     assert not recipe_by_name("burst").is_for_timesteps
 
 
@@ -1125,6 +1129,24 @@ def test_layers_behind_see_the_spikes_of_the_factor_that_is_kept():
         made = convert(two(), calibration=from_arrays(X), recipe=recipe, timesteps=8)
         found.append([float(neuron.threshold) for neuron in made.neurons])
     assert found[0] == found[1]
+
+
+def test_factors_are_of_what_the_threshold_was_before_the_round():
+    """Not one times another, which would be nearer still."""
+    found = []
+    for factors in ((8.0,), (8.0, 4.0), (4.0, 8.0)):
+        scale = partial(searching.scale_thresholds, scales=(0.05,), factors=factors, rounds=1)
+        recipe = Recipe("mine", "nobody", "V_th scaled", Statistic("max"), passes=(scale,))
+        found.append(neuron_of(recipe, X, timesteps=8).neurons[0].threshold)
+    np.testing.assert_allclose(found, 0.4 * X.max(), rtol=1e-6)
+
+
+def test_what_is_said_of_means_counts_once():
+    """A softmax behind an average is a function of the scores, which are compared already."""
+    beside = TWO.replace("=> (float[N, 2] y)", "=> (float[N, 2] y, float[N, 2] p)")
+    both = model(beside.replace("y = Gemm(q, v)", "y = Gemm(q, v) p = Softmax(y)"), WEIGHTS)
+    found = [convert(ann, calibration=DATA, recipe="rnl", timesteps=8) for ann in (two(), both)]
+    assert str(thresholds(found[0])) == str(thresholds(found[1]))
 
 
 @pytest.mark.parametrize("labels", [None, np.arange(40) % 2])

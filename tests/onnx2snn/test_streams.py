@@ -255,6 +255,19 @@ def test_means_are_those_over_all_time_steps(kind):
             np.testing.assert_array_equal(found, np.mean(values, axis=0), err_msg=tensor.name)
 
 
+def test_what_is_made_of_a_sum_that_changes_is_forgotten():
+    graph = to_graph(convert(direct(4)).model)
+    seen = 0
+    for layer in Simulation(graph, {"x": images()}, T).layers():
+        streams = vars(layer.simulation)["_streams"]
+        for stream in set(streams):
+            *_, summand = graph.tensors()[stream].inputs[0].inputs
+            layer.simulation.forget_streams(summand)
+            assert stream not in streams
+            seen += 1
+    assert seen > 1
+
+
 @pytest.mark.parametrize("kind", [scaled, direct, summed, halved])
 def test_what_is_not_read_any_more_is_let_go(kind):
     """Of a stream, what the next block reads."""

@@ -5,7 +5,9 @@ import onnx
 import pytest
 from onnx_text import model
 
+from onnx2snn.runtime.choices.memory import FRAGMENTED, as_executed, peak_of_activations
 from onnx2snn.runtime.layers.columns import FEW_PLACES, columns_where_they_pay, with_columns
+from onnx2snn.runtime.plans.sizes import sizes_of
 from onnx2snn.runtime.providers import CPU
 from onnx2snn.runtime.sessions import create_session
 
@@ -48,6 +50,11 @@ def test_the_same_numbers(size, kernel, attributes, bias):
     for rows in (1, 4):
         found = create_session(made, [CPU], 1).run(None, {"x": x[:rows]})[0]
         np.testing.assert_array_equal(found, wanted[:rows])
+    order = as_executed(made.graph.node)
+    peak = peak_of_activations(made, sizes_of(made, {"x": (1, 3, *size)}), order) / FRAGMENTED
+    # Reshaped weights are counted there, but are the weights themselves.
+    own = 4 * 15 * int(np.prod(kernel))
+    assert peak - own >= columns.scratch if bias else peak - own == columns.scratch
     # What has no convolution of those weights stays as it is.
     assert list(with_columns(made, [columns]).graph.node) == list(made.graph.node)
     assert with_columns(plain, []) is plain

@@ -44,6 +44,7 @@ def images(samples):
     [
         "d = MatMul(c, w)",
         "d = Gemm(c, w, k)",
+        "d = Gemm<transB = 0>(c, w, k)",
         "m = MatMul(c, w) d = Add(m, k)",
     ],
 )
@@ -75,6 +76,18 @@ def test_rows_of_weights(between):
 )  # fmt: skip
 def test_what_stays(between, w):
     plan = build_plan(snn_of(between, w))
+    assert dense.with_rows_of_weights(plan) is plan
+
+
+def test_what_the_epilogue_reads_too_stays():
+    text = (
+        "net (float[N, 16] x) => (float[N, 16] y) { a = Clip(x, zero, one) b = MatMul(a, w) "
+        "c = Clip(b, zero, one) y = MatMul(c, w) }"
+    )
+    values = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(16, dtype=np.float32)}
+    plan = build_plan(convert(model(text, values)).model)
+    for graph in (plan.step.graph, plan.epilogue.graph):
+        assert sum("w" in node.input for node in graph.node) == 1
     assert dense.with_rows_of_weights(plan) is plan
 
 

@@ -11,7 +11,7 @@ from onnx_text import model
 from onnx2snn import EarlyExit, SpikingSession, convert, from_arrays
 from onnx2snn.graph_passes import to_graph, to_model
 from onnx2snn.graph_passes.graph.neurons import neuron_nodes
-from onnx2snn.runtime import derived_sums
+from onnx2snn.runtime import derived_sums, reach
 from onnx2snn.runtime.derived_sums import CONSERVING, coarse, derived_sums_of
 from onnx2snn.runtime.plans.plan import build_plan
 from onnx2snn.runtime.reach import currents_in_thresholds
@@ -315,11 +315,12 @@ def reach_of_last(snn):
 def test_sums_of_weights(name):
     layer, shape, sums = LAYERS[name]
     values = {"w": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
-    values |= {n: np.float32(v) for n, v in (("zero", 0), ("two", 2), ("half", 0.5))}
+    values |= {n: np.float32(v) for n, v in (("zero", 0), ("two", 2))}
     text = "net (float[N, 4, 8, 8] x) => (float[N, C, H, W] y) { a = Clip(x, zero, two) "
-    text += "p = AveragePool<kernel_shape = [2, 2]>(a) z = %s y = Clip(z, zero, half) }"
-    # In V_th of this layer, 1/2, for each of the one before, 2.
-    wanted = 4 * sums(values["w"]).max()
+    text += "p = AveragePool<kernel_shape = [2, 2]>(a) z = %s h = Relu(z) y = Min(h, bounds) }"
+    values["bounds"] = np.float32([3, 0.5, 2.5, 2, 1.5, 1]).reshape(6, 1, 1)
+    # In V_th of each channel, for each of the layer before, 2.
+    wanted = (2 * sums(values["w"]) / values["bounds"].ravel()).max()
     assert reach_of_last(convert(model(text % layer, values)).model) == pytest.approx(wanted)
 
 
@@ -352,8 +353,11 @@ BETWEEN = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("few", [2**16, 4])
 @pytest.mark.parametrize("name", BETWEEN)
-def test_how_large_what_is_between_neurons_may_be(name):
+def test_how_large_what_is_between_neurons_may_be(name, few, monkeypatch):
+    """Place by place, or, of many places, by the largest of all."""
+    monkeypatch.setattr(reach, "_FEW", few)
     body, wanted = BETWEEN[name]
     values = {"w": np.full((24, 24), -1, np.float32), "v": np.full((24, 24), 2, np.float32)}
     values |= {"zero": np.float32(0), "one": np.float32(1), "ten": np.float32(10)}

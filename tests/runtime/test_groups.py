@@ -307,10 +307,12 @@ def test_no_groups_where_samples_depend_on_others(between, apart, monkeypatch):
     same(session.run(x, 18, [7]), wanted)
 
 
-def test_no_groups_where_some_tensor_has_one_row(monkeypatch):
+@pytest.mark.parametrize("between", ["c = MatMul(z, w) d = Clip(c, zero, one)", "d = Neg(z)"])
+def test_no_groups_where_some_tensor_has_one_row(between, monkeypatch):
+    """The state of neurons, or an input."""
     text = (
         "net (float[N, 4] x, float[M, 4] z) => (float[N, 2] y) { a = MatMul(x, w) "
-        "b = Clip(a, zero, one) c = MatMul(z, w) d = Clip(c, zero, one) e = Add(b, d) "
+        f"b = Clip(a, zero, one) {between} e = Add(b, d) "
         "f = MatMul(e, w) g = Clip(f, zero, one) y = MatMul(g, u) }"
     )
     rng = np.random.default_rng(2)
@@ -381,6 +383,7 @@ def test_as_many_run_as_a_refusal_says(together, monkeypatch):
         ("s = Shape(b) n = Slice(s, zeroth, first) d = Concat<axis = 0>(n, rest) "
          "q = Expand(one, d) c = Mul(b, q)", True),
         ("s = Shape(b) z = ConstantOfShape(s) c = Add(b, z)", True),
+        ("s = Shape(b) q = Expand(place, s) c = Add(b, q)", True),
         ("s = Shape(b) n = Slice(s, zeroth, first) q = Slice(rows, zeroth, n) "
          "c = Add(b, q)", False),
         ("s = Shape(b) n = Slice(s, zeroth, first) d = Concat<axis = 0>(n, first) "
@@ -395,7 +398,8 @@ def test_sizes_to_compute_with(numbers, apart):
         "i0": np.int64(0), "i1": np.int64(1), "zeroth": np.int64([0]), "first": np.int64([1]),
         "rest": np.int64([4]), "rows": np.ones((32, 4), np.float32),
         "token": np.ones((1, 4), np.float32), "column": np.int64([-1, 1]), "one": np.float32([1]),
-        "table": np.arange(8, dtype=np.float32), "lo": np.float32(0), "hi": np.float32(1),
+        "table": np.arange(8, dtype=np.float32), "place": np.ones(4, np.float32),
+        "lo": np.float32(0), "hi": np.float32(1),
         "w": dyadic.weights(np.random.default_rng(0), 4, 4),
     }  # fmt: skip
     text = (
@@ -499,6 +503,31 @@ def test_fourier_transforms_are_along_samples_or_not(opset, transform, apart):
     values |= {"zeroth": np.int64(0), "first": np.int64(1)} if opset == 20 else {}
     graph = model(text, values, opset)
     assert samples_are_apart(graph, [], {"x": (5, 4, 1)}, 5) == apart
+
+
+@pytest.mark.parametrize(
+    ("moved", "apart"),
+    [
+        # Turned round as torch.flip is, by axes that are given, or by all.
+        ("Slice(b, last, least, zeroth, last)", False),
+        ("Slice(b, last, least, first, last)", True),
+        ("Slice(b, last, least, , last)", False),
+        ("MeanVarianceNormalization(b)", False),
+        ("MeanVarianceNormalization<axes = [2, 3]>(b)", True),
+        ("Softmax(b)", True),
+        ("Softmax<axis = 0>(b)", False),
+        ("LpNormalization<axis = -4>(b)", False),
+    ],
+)
+def test_rows_that_keep_their_number_and_move(moved, apart):
+    text = (
+        f"net (float[N, 4, 4, 4] x) => (float[N, 4, 4, 4] y) {{ b = Clip(x, lo, hi) y = {moved} }}"
+    )
+    values = {"lo": np.float32(0), "hi": np.float32(1), "last": np.int64([-1])}
+    values |= {"zeroth": np.int64([0]), "first": np.int64([1])}
+    values["least"] = np.int64([np.iinfo(np.int64).min])
+    used = {name: value for name, value in values.items() if re.search(rf"\b{name}\b", text)}
+    assert samples_are_apart(model(text, used), [], {"x": (5, 4, 4, 4)}, 5) == apart
 
 
 def test_positions_of_rotations_may_be_of_each_sample():

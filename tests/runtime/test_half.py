@@ -113,6 +113,52 @@ def test_layers_whose_numbers_float16_cannot_hold_stay_in_float32(anywhere, what
     run_alike(halved, SpikingSession(snn, plan="step"), network, [(2, 9)])
 
 
+@pytest.mark.parametrize(
+    ("weight", "bias", "kept"), [(65504, 0, False), (65536, 0, True), (1, 65504, True)]
+)
+def test_the_largest_number_of_float16_is_one(weight, bias, kept):
+    """Of what a layer reads, has and makes, with its bias."""
+    values = {"w": np.float32([[weight]]), "b": np.float32([bias]), "zero": np.float32(0)}
+    text = "net (float[N, 1] x) => (float[N, 1] y) { a = Clip(x, zero, one) c = Gemm(a, w, b) "
+    snn = convert(model(text + "y = Clip(c, zero, one) }", values | {"one": np.float32(1)})).model
+    (row,) = halve(build_plan(snn), [CUDA]).precisions
+    assert row.precision == ("float32" if kept else "float16")
+
+
+def test_a_layer_in_float16_stays_as_it_is():
+    text = (
+        "net (float[N, 2] x) => (float[N, 2] y) { a = Clip(x, zero, one) b = Cast<to = 10>(a) "
+        "c = MatMul(b, v) d = Cast<to = 1>(c) e = Clip(d, zero, one) f = MatMul(e, w) "
+        "y = Clip(f, zero, one) }"
+    )
+    values = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(2, dtype=np.float32)}
+    snn = convert(model(text, values | {"v": np.eye(2, dtype=np.float16)})).model
+    halved = halve(build_plan(snn), [CUDA])
+    assert [row.reason for row in halved.precisions] == ["as the file says", "on a GPU"]
+    assert halved.half == {"w"}
+
+
+def test_what_is_made_of_sizes_is_not_known():
+    text = (
+        "net (float[N, 2] x) => (float[N, 2] y) { a = Clip(x, zero, one) s = Shape(a) "
+        "k = Expand(many, s) b = MatMul(k, w) c = Add(a, b) y = Clip(c, zero, one) }"
+    )
+    values = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(2, dtype=np.float32)}
+    snn = convert(model(text, values | {"many": np.float32([1e5])})).model
+    (row,) = halve(build_plan(snn), [CUDA]).precisions
+    assert row.precision == "float32"
+
+
+def test_what_comes_at_each_time_step_may_be_of_any_size():
+    text = (
+        "net (float[N, 2] x, float[N, 2] z) => (float[N, 2] y) { a = Clip(x, zero, one) "
+        "s = Add(a, z) c = MatMul(s, w) y = Clip(c, zero, one) }"
+    )
+    values = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(2, dtype=np.float32)}
+    (row,) = halve(build_plan(convert(model(text, values)).model), [CUDA]).precisions
+    assert row.precision == "float32"
+
+
 def test_a_bias_that_is_made_of_sizes_is_not_known():
     ann = model(
         "g (float[N, 4] x) => (float[N, 3] y) { a = Relu(x) s = Shape<end = 1>(x) "

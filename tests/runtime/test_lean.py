@@ -254,11 +254,13 @@ def test_columns_of_many_samples_are_in_the_estimate(no_overheads, monkeypatch):
     while True:
         try:
             made = SpikingSession(small_images(), threads=1, max_memory=budget).chosen(x)
-        except DataError:
+        except DataError as error:
+            said = str(error)
             break
         seen += [made] if made.lean else []
         budget = made.memory.needed - 1
     assert [len(made.forms[1].columns) for made in seen] == [1, 0]
+    assert f"needs about {seen[-1].memory.needed:,} bytes" in said
     (found,) = seen[0].forms[1].columns
     assert seen[0].memory.activations > seen[0].groups.alone * found.scratch
 

@@ -13,6 +13,7 @@ from onnx2snn import SpikingSession, convert
 from onnx2snn.graph_passes.model_files import weights
 from onnx2snn.graph_passes.model_files.weights import ModelParts, attach
 from onnx2snn.runtime.choices import chunks, estimate
+from onnx2snn.runtime.choices.memory import FRAGMENTED, as_executed, peak_of_activations
 from onnx2snn.runtime.layers import winograd
 from onnx2snn.runtime.layers.winograd import Tiles, matrices_of, tiles_where_they_pay, with_winograd
 from onnx2snn.runtime.plans.sizes import sizes_of
@@ -58,6 +59,14 @@ def test_the_same_numbers(height, width, samples, bias):
     assert list(again.graph.node) == list(made.graph.node)
 
 
+def test_what_is_alive_at_once():
+    tiles = Tiles("w", 16, 8, 8, 6)
+    made = on_tiles(conv(8, 6, inputs=16, outputs=8), tiles)
+    order = as_executed(made.graph.node)
+    peak = peak_of_activations(made, sizes_of(made, {"x": (1, 16, 8, 6)}), order) / FRAGMENTED
+    assert peak <= tiles.scratch < 2 * peak
+
+
 def test_real_weights_are_rounded_no_worse_than_by_a_bit_or_two():
     rng = np.random.default_rng(0)
     w = rng.normal(size=(64, 128, 3, 3)).astype(np.float32) / 34
@@ -82,6 +91,7 @@ def test_real_weights_are_rounded_no_worse_than_by_a_bit_or_two():
         ("pads = [1, 1, 1, 1], strides = [2, 2]", 256, 256, False),
         ("pads = [1, 1, 1, 1], dilations = [2, 2]", 256, 256, False),
         ("pads = [1, 1, 1, 1], group = 256", 1, 256, False),
+        ("pads = [1, 1, 1, 1], group = 2", 256, 512, False),
         ("pads = [0, 1, 1, 1]", 256, 256, False),
         ("kernel_shape = [3, 3]", 256, 256, False),
     ],
@@ -90,6 +100,13 @@ def test_where_it_pays(attributes, inputs, outputs, pays):
     node = conv(8, 8, attributes=attributes).graph.node[0]
     found = tiles_where_they_pay(node, (outputs, inputs, 3, 3), (2, outputs, 8, 8), False)
     assert found == (Tiles("w", inputs, outputs, 8, 8) if pays else None)
+
+
+@pytest.mark.parametrize("kernel", [(3, 5), (5, 3), (1, 1), (3,), (3, 3, 3)])
+def test_other_kernels_stay(kernel):
+    node = conv(8, 8).graph.node[0]
+    made = (2, 256, 8, 8)[: 2 + len(kernel)] + (8,) * (len(kernel) - 2)
+    assert tiles_where_they_pay(node, (256, 256, *kernel), made, False) is None
 
 
 @pytest.mark.parametrize(("samples", "time_batched", "pays"), [
