@@ -110,6 +110,8 @@ def evaluate(
         raise DataError("there is nothing to plot without labels (y in DATA) or --ann")
     if data.labels is None and (min_accuracy is not None or max_drop is not None):
         raise DataError("a budget of accuracy needs data with labels (y in DATA)")
+    if min_accuracy is not None and 0 < min_accuracy <= 1:
+        terminal.note(f"--min-accuracy is in percent: {min_accuracy:g} is {min_accuracy:g} %")
     note_on_labels(source, data, parts)
     if data.labels is None and ann is None:
         terminal.note("without labels (y in DATA) and --ann neither accuracy nor agreement is told")

@@ -45,6 +45,16 @@ def test_within_and_outside(folder):
     assert "--max-drop" in evaluate(folder, "--max-drop", drop / 2, *ann).output
 
 
+@pytest.mark.parametrize(("limit", "told"), [("0.92", 1), ("1", 1), ("0", 0), ("1.5", 0)])
+def test_a_fraction_in_place_of_percent_is_told(folder, limit, told):
+    """On standard error; a drop of so many points is what one asks for."""
+    found = evaluate(folder, "--min-accuracy", limit, "--json")
+    assert found.exit_code == 0, found.output
+    assert found.stderr.count(f"Note: --min-accuracy is in percent: {limit} is {limit} %.") == told
+    ann = ["--ann", folder / "ann.onnx"]
+    assert "in percent" not in evaluate(folder, "--max-drop", 0.5, *ann).stderr
+
+
 def test_what_cannot_be_judged(folder):
     assert evaluate(folder, "--max-drop", 1).exit_code == 2
     found = evaluate(folder, "--min-accuracy", 90, data="unlabelled.npz")
