@@ -63,18 +63,20 @@ def test_a_pass_of_ones_own(tmp_path):
 def test_a_job_with_a_budget(tmp_path, code):
     """On 200 images the limits of the page hold; with labels that are wrong the job stops."""
     onnx.save(demo_network(), tmp_path / "ann.onnx")
-    x, y = next(demo_images(200).batches(200))
-    np.savez(tmp_path / "test.npz", x=x, y=(y + code) % 10)
+    x, y = next(demo_images(220).batches(220))
+    np.savez(tmp_path / "test.npz", x=x[:200], y=(y[:200] + code) % 10)
+    np.savez(tmp_path / "train.npz", x=x[200:])
     (tmp_path / "onnx2snn").write_text(
         f'#!/bin/sh\nexec "{sys.executable}" -c "from onnx2snn.cli import main; main()" "$@"\n'
     )
     (tmp_path / "onnx2snn").chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     found = subprocess.run(
-        ["sh", EXAMPLES / "accuracy_budget.sh", "ann.onnx", "test.npz"],
+        ["sh", EXAMPLES / "accuracy_budget.sh", "ann.onnx", "test.npz", "train.npz"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.returncode == code, found.stderr
+    assert "least squared error at T=32" in found.stdout
     assert (tmp_path / "net.onnx").exists() == (code == 0)
     assert ("outside of the accuracy budget" in found.stderr) == (code == 1)
 
