@@ -14,7 +14,7 @@ from onnx2snn.runtime.sessions import MOST_THREADS
 from . import tables, terminal
 from .options import ann_option, examples, json_option
 from .outputs import print_json, require_plot, tell_drawn
-from .parameter_types import COUNT, MODEL, CountsType, NamedPath
+from .parameter_types import MODEL, ONE_T, CountsType, NamedPath
 from .plot_benchmark import ratio_plot
 
 
@@ -25,7 +25,7 @@ from .plot_benchmark import ratio_plot
 @click.command()
 @click.argument("model", **MODEL, required=False)
 @ann_option
-@click.option("-T", "--timesteps", type=COUNT, default=32, show_default=True, help="Time-steps.")
+@click.option("-T", "--timesteps", type=ONE_T, default=32, show_default=True, help="Time-steps.")
 @click.option(
     "--batch",
     "batches",

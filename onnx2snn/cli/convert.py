@@ -40,7 +40,7 @@ from .options import (
     root_option,
 )
 from .outputs import print_json, require_output, with_data_file
-from .parameter_types import COUNT, InitialPotentialType, NamedPath
+from .parameter_types import COUNT, ONE_T, InitialPotentialType, NamedPath
 
 
 @examples(
@@ -66,7 +66,7 @@ from .parameter_types import COUNT, InitialPotentialType, NamedPath
 @click.option(
     "-T",
     "--timesteps",
-    type=COUNT,
+    type=ONE_T,
     help="The T that a recipe converts for; give --calibration or --recipe too.  [default: 16]",
 )
 @click.option(

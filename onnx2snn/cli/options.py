@@ -14,7 +14,7 @@ from onnx2snn.runtime.precision import Precision
 from onnx2snn.runtime.providers import name_of, resolve_providers
 from onnx2snn.runtime.sessions import MOST_THREADS
 
-from .parameter_types import COUNT, MODEL, TIMESTEPS, NamedPath, SizeType
+from .parameter_types import COUNT, MODEL, ONE_T, TIMESTEPS, NamedPath, SizeType
 
 
 def parsed(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]:
@@ -107,7 +107,7 @@ CALIBRATION_SAMPLES = 512
 SO_MANY = "Use so many: the first or, where labels come class by class, evenly spread ones."
 samples_option = click.option("--samples", type=COUNT, help=SO_MANY)
 ann_option = click.option("--ann", **MODEL, help="The ANN to compare with.")
-timesteps_option = click.option("-T", "--timesteps", type=COUNT, required=True, help="Time-steps.")
+timesteps_option = click.option("-T", "--timesteps", type=ONE_T, required=True, help="Time-steps.")
 several_timesteps_option = click.option(
     "-T", "--timesteps", type=TIMESTEPS, required=True, help="Time-steps, as in 8,16,32."
 )

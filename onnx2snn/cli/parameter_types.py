@@ -35,7 +35,21 @@ class CountsType(click.ParamType):
 
 
 COUNT = click.IntRange(1, MOST_TIMESTEPS)
-"""How many time-steps, samples or the like."""
+"""How many samples or the like."""
+
+
+class TimestepsType(click.IntRange):
+    """One number of time-steps, where other commands take several."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The number; a usage error for anything else."""
+        if "," in str(value):
+            wanted = "one whole number here; evaluate and compare take several"
+            self.fail(f"'{value}' must be {wanted}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+ONE_T = TimestepsType(1, MOST_TIMESTEPS)
 
 TIMESTEPS = CountsType("time-steps", "T")
 

@@ -726,6 +726,20 @@ def test_usage_errors(options):
 @pytest.mark.parametrize(
     "options",
     [
+        ["convert", "ann.onnx", "-o", "out.onnx", "--calibration", "data.npz"],
+        ["diagnose", "snn.onnx", "--ann", "ann.onnx", "--data", "data.npz"],
+        ["run", "snn.onnx", "--input", "data.npy"],
+        ["benchmark", "snn.onnx"],
+    ],
+)
+def test_several_time_steps_where_one_is_wanted(options):
+    message = invoke(*options, "-T", "8,16", code=2).output
+    assert "'8,16' must be one whole number here; evaluate and compare take several" in message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
         ["run", "snn.onnx", "--input", "data.npy", "-T", "4"],
         ["evaluate", "snn.onnx", "--data", "digits", "-T", "4"],
         ["diagnose", "snn.onnx", "--ann", "ann.onnx", "--data", ".", "-T", "4"],
