@@ -209,9 +209,7 @@ def opened(path: Path) -> Iterator[Opened]:
         with path.open("rb") as file:
             yield file if file.seekable() else io.BytesIO(file.read())
     except OSError as error:
-        # What TensorFlow saves is a folder.
-        saved = path / "saved_model.pb"
-        cure = _cure_of(saved) if os.path.exists(saved) else ""
+        cure = _cure_of_folder(path) if os.path.isdir(path) else ""
         raise ModelError(f"cannot read '{path}': {error.strerror}{cure}") from error
     except ValueError as error:
         # Its name has a null character.
@@ -228,6 +226,7 @@ _EXPORTS = {
     (".h5", ".keras"): "Keras makes an ONNX file by model.export(FILE, format='onnx')",
     (".pb", ".tflite"): "tf2onnx makes an ONNX file of a network of TensorFlow",
     (".npz", ".npy"): "it holds arrays, which are data",
+    (".nir",): "'onnx2snn import' reads the files of 'onnx2snn export --to nir'",
 }
 """What to do about files of other kinds, by their suffixes."""
 
@@ -235,6 +234,14 @@ _EXPORTS = {
 def _cure_of(path: Path) -> str:
     suffix = path.suffix.lower()
     return "".join(f"; {cure}" for suffixes, cure in _EXPORTS.items() if suffix in suffixes)
+
+
+def _cure_of_folder(path: Path) -> str:
+    # What TensorFlow saves is a folder.
+    saved = path / "saved_model.pb"
+    if os.path.exists(saved):
+        return _cure_of(saved)
+    return "; a model is a file, in a Triton repository NAME/1/model.onnx"
 
 
 def _without_large_weights(file: Opened) -> tuple[bytes, dict[str, int]]:

@@ -62,7 +62,7 @@ def test_no_onnx(tmp_path, content):
 @pytest.mark.parametrize(
     ("name", "cure"),
     [("net.pt", "torch.onnx.export"), ("net.keras", "Keras"), ("net.tflite", "tf2onnx"),
-     ("net.npz", "arrays"), ("net.onnx", "export it again")],
+     ("net.npz", "arrays"), ("net.nir", "onnx2snn import"), ("net.onnx", "export it again")],
 )  # fmt: skip
 def test_what_makes_onnx_of_other_files_is_told(tmp_path, name, cure):
     (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(range(99)))
@@ -70,8 +70,8 @@ def test_what_makes_onnx_of_other_files_is_told(tmp_path, name, cure):
         read_model(tmp_path / name)
 
 
-def test_a_folder_that_tensorflow_saved(tmp_path):
-    with pytest.raises(ModelError, match=r"Is a directory$"):
+def test_what_to_do_about_a_folder(tmp_path):
+    with pytest.raises(ModelError, match="Is a directory; a model is a file"):
         read_model(tmp_path)
     (tmp_path / "saved_model.pb").touch()
     with pytest.raises(ModelError, match="Is a directory; tf2onnx"):
