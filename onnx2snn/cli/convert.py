@@ -167,6 +167,8 @@ def convert(
         refuse_options({"--seed": seed is not None}, "is for --v-init uniform or normal")
     refuse_root(data_root, calibration)
     require_output(output, model, calibration)
+    if threshold is not None and "percentile" in threshold.kind and threshold.q <= 1:
+        terminal.note(f"percentiles are in percent: {threshold.q:g} is {threshold.q:g} %")
     data = None
     if calibration is not None:
         if samples is None and not calibration.lower().endswith((".npz", ".npy")):

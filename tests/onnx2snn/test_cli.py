@@ -107,6 +107,13 @@ def test_convert_with_data_shows_what_each_change_cost():
     assert report["recipe"]["threshold"] == "max"
 
 
+@pytest.mark.parametrize(("given", "told"), [("0.999", True), ("99.9", False)])
+def test_convert_tells_a_fraction_in_place_of_percent(given, told):
+    words = "convert", "relu.onnx", "-o", "snn.onnx", "--calibration", "data.npz"
+    output = invoke(*words, "--recipe", "opi", "--threshold", f"percentile={given}").output
+    assert ("Note: percentiles are in percent: 0.999 is 0.999 %." in output) == told
+
+
 def test_convert_takes_all_of_a_file_but_so_many_of_a_data_set(folder):
     def threshold_from(data, *options):
         words = "convert", "relu.onnx", "-o", "snn.onnx", "--calibration", data, "--recipe", "opi"
