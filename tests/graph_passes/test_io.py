@@ -126,7 +126,7 @@ def test_what_tensors_stand_for_stays():
 def test_a_name_that_no_file_has():
     with pytest.raises(ModelError, match=r"cannot read 'a\\x00b\.onnx': embedded null byte"):
         read_model("a\0b.onnx")
-    with pytest.raises(OutputError, match=r"cannot write 'a\\x00b\.onnx': embedded null byte"):
+    with pytest.raises(OutputError, match=r"cannot write 'a\\x00b\.onnx': .*embedded null"):
         write_model(model(TEXT, {"w": WEIGHT}), "a\0b.onnx")
 
 

@@ -191,7 +191,7 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
     for name in ("../up", "a/b", "", "..", "a\0b"):
         with pytest.raises(OutputError, match="is no name for a model of Triton"):
             to_triton(snn, tmp_path / "r", 3, name=name)
-    with pytest.raises(OutputError, match=r"cannot make the folder .*null byte"):
+    with pytest.raises(OutputError, match=r"cannot make the folder .*embedded null"):
         to_triton(snn, tmp_path / "a\0b", 3)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match=re.escape(f"cannot write '{tmp_path / 'r'}': No space")):
