@@ -1,5 +1,6 @@
 """Weights that bring a layer's mean current, or read-out, nearest to that of the ANN."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -33,8 +34,12 @@ FEWEST_SAMPLES = 8
 PRUNED = 0.5
 """A layer of whose weights so many are 0 was pruned: they stay 0, and no spike goes there."""
 
-MOST_MULTIPLICATIONS, MOST_SQUARE = 2**34, 2**26
-"""That solving for a pruned layer takes, output by output, and numbers of P'P; else it stays."""
+DIRECTIONS = 10
+"""Of conjugate gradients, for all outputs of a pruned layer together: with 5, and with 50, networks
+err as much (docs/experiments.md)."""
+
+_TINY = np.finfo(np.float64).tiny
+"""In place of 0 / 0, where nothing is left."""
 
 
 def fit_weights(
@@ -54,11 +59,11 @@ def fit_weights(
 
         dW = argmin |R - P dW|^2 + RIDGE |P|^2 (1 / K + 1 / places) |dW|^2
 
-    which the normal equations (P'P + ...) dW = P'R give exactly, of each group, and of a transposed
-    convolution of each phase of its strides. Where there are fewer places than weights, as in a
-    dense layer after few images, 1 / places holds dW back. A layer keeps its weights if anything
-    but sums lies between it and the tensor, or if others read its output too. Returns whether any
-    was refitted.
+    which the normal equations (P'P + ...) dW = P'R give, of each group, and of a transposed
+    convolution of each phase of its strides; of a pruned layer nearly, by conjugate gradients.
+    Where there are fewer places than weights, as in a dense layer after few images, 1 / places
+    holds dW back. A layer keeps its weights if anything but sums lies between it and the tensor, or
+    if others read its output too. Returns whether any was refitted.
     """
     linear = [node for node in _summed(graph, tensor) if _is_known(node)]
     if not linear:
@@ -100,10 +105,7 @@ def _refit(
     if columns.ndim < 2 or columns.shape != (*_places(node, source), _outputs(node)):
         # Its output is broadcast to a larger tensor, or has no axis for samples.
         return []
-    kept = _kept(node)
-    if kept is not None and _takes_too_much(kept):
-        return []
-    changes = _solve(node, source, columns, kept)
+    changes = _solve(node, source, columns, _kept(node))
     new = (weights + _as_weights(node, changes)).astype(weights.dtype)
     old = node.inputs[1]
     # Weights that several nodes share part here.
@@ -118,13 +120,6 @@ def _kept(node: gs.Node) -> list[np.ndarray] | None:
     if not 0 < np.count_nonzero(weights) <= (1 - PRUNED) * weights.size:
         return None
     return _as_matrices(node, weights != 0)
-
-
-def _takes_too_much(kept: list[np.ndarray]) -> bool:
-    counts = [part.sum(axis=0, dtype=np.float64) for part in kept]
-    multiplications = sum(float((count**3).sum()) / 3 for count in counts)
-    square = sum(len(part) ** 2 for part in kept)
-    return multiplications > MOST_MULTIPLICATIONS or square > MOST_SQUARE
 
 
 def _phases(node: gs.Node) -> list[tuple[Slices, Slices]]:
@@ -224,12 +219,15 @@ def _solve(
     source, columns = source[::every], columns[::every]
     # Of each system its numbers of weights and of places.
     sizes = [(len(p), len(source) * p.shape[1]) for p in _patches(node, source[:1])]
-    if kept is None and all(places < size for size, places in sizes):
+    if all(places < size for size, places in sizes):
         systems = zip(sizes, _patches(node, source), _targets(node, columns), strict=True)
-        return [
-            p @ np.linalg.solve(_held_back(p.T @ p, np.square(p).sum(), *own), target)
-            for own, p, target in systems
-        ]
+        few = [(p, _penalty(np.square(p).sum(), *own), target) for own, p, target in systems]
+        if kept is not None:
+            several = zip(few, kept, strict=True)
+            return [
+                _descended((p, p.T), own, p @ target, rows) for (p, own, target), rows in several
+            ]
+        return [p @ np.linalg.solve(_held_back(p.T @ p, own), target) for p, own, target in few]
     grams = [np.zeros((size, size)) for size, _ in sizes]
     outputs = columns.shape[-1] // node.attrs.get("group", 1)
     products = [np.zeros((size, outputs)) for size, _ in sizes]
@@ -239,26 +237,54 @@ def _solve(
             gram += patch @ patch.T
             product += patch @ target
     for gram, own in zip(grams, sizes, strict=True):
-        _held_back(gram, np.trace(gram), *own)
-    if kept is None:
-        return [np.linalg.solve(*each) for each in zip(grams, products, strict=True)]
-    return [_solved(*each) for each in zip(grams, products, kept, strict=True)]
+        _held_back(gram, _penalty(np.trace(gram), *own))
+    if kept is not None:
+        masked = zip(grams, products, kept, strict=True)
+        return [_descended((gram,), 0.0, product, rows) for gram, product, rows in masked]
+    return [np.linalg.solve(*each) for each in zip(grams, products, strict=True)]
 
 
-def _solved(gram: np.ndarray, product: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Column by column, on its own rows that are kept; 0 elsewhere."""
-    found = np.zeros_like(product)
-    for column, own in enumerate(kept.T):
-        found[own, column] = np.linalg.solve(gram[np.ix_(own, own)], product[own, column])
-    return found
-
-
-def _held_back(gram: np.ndarray, square: float, size: int, places: int) -> np.ndarray:
-    """With the penalty of so many weights at so many places, whose patches have this |P|^2."""
+def _penalty(square: float, size: int, places: int) -> float:
+    """That of so many weights at so many places, whose patches have this |P|^2."""
     # Where next to nothing comes in the weights stay.
-    penalty = RIDGE * square * (1 / size + 1 / max(places, 1)) + 1e-12
+    return RIDGE * square * (1 / size + 1 / max(places, 1)) + 1e-12
+
+
+def _held_back(gram: np.ndarray, penalty: float) -> np.ndarray:
+    """With the penalty."""
     gram[np.diag_indices_from(gram)] += penalty
     return gram
+
+
+def _multiplied(y: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    # In the factor's type, of which there would be another copy each time.
+    product: np.ndarray = factor @ y.astype(factor.dtype, copy=False)
+    return product
+
+
+def _descended(
+    factors: Sequence[np.ndarray], penalty: float, product: np.ndarray, kept: np.ndarray
+) -> np.ndarray:
+    """The solution X of (A + penalty) X = product, A of one or two factors, by conjugate gradients.
+
+    Each column is a system of its own, of those of its rows that are kept; the others are 0.
+    """
+    found = np.zeros(product.shape)
+    # Eight arrays of these columns, about, in 64 bits.
+    for part in few_samples(product.shape[1], 16 * len(product), MOST_NUMBERS):
+        rows, x = kept[:, part], found[:, part]
+        left = rows * product[:, part].astype(np.float64)
+        direction, square = left.copy(), np.square(left).sum(axis=0)
+        for _ in range(DIRECTIONS):
+            turned = penalty * direction
+            turned += functools.reduce(_multiplied, reversed(factors), direction)
+            turned *= rows
+            step = square / np.maximum((direction * turned).sum(axis=0), _TINY)
+            x += step * direction
+            left -= step * turned
+            before, square = square, np.square(left).sum(axis=0)
+            direction = left + square / np.maximum(before, _TINY) * direction
+    return found
 
 
 def _targets(node: gs.Node, columns: np.ndarray) -> list[np.ndarray]:

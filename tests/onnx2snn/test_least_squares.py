@@ -137,17 +137,19 @@ def test_advanced_calibration_fits_convolutions(layer, pruned):
     np.testing.assert_allclose(bias, weights["b"] + shift + delta, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("limit", ["MOST_MULTIPLICATIONS", "MOST_SQUARE"])
-def test_pruned_layers_that_would_take_too_much_keep_their_weights(monkeypatch, limit):
-    monkeypatch.setattr(least_squares, limit, 1)
-    sparse = DENSE["u"] * (np.arange(16).reshape(4, 4) % 3 == 0)
-    text = (
-        "net (float[N, 3] x) => (float[N, 2] y) "
-        "{ a = Gemm(x, w) r = Relu(a) b = Gemm(r, u) q = Relu(b) y = Gemm(q, v) }"
-    )
-    ann = model(text, DENSE | {"u": sparse.astype(np.float32)})
-    found = convert(ann, calibration=SMALL, recipe="calibration-advanced", timesteps=8)
-    np.testing.assert_array_equal(weights_of(found, "q"), sparse)
+@pytest.mark.parametrize("samples", [20, 50])
+def test_outputs_of_pruned_layers_are_systems_of_their_own(samples, monkeypatch):
+    """One that has no weights left, one with a single one, others with some; two at a time."""
+    monkeypatch.setattr(least_squares, "MOST_NUMBERS", 2 * 16 * 30)
+    rng = np.random.default_rng(0)
+    x, u = (rng.normal(size=shape).astype(np.float32) for shape in ((samples, 30), (30, 5)))
+    u *= np.abs(np.arange(30)[:, np.newaxis] - [40, 29, 0, 30, 15]) < [1, 1, 16, 10, 8]
+    lacks = rng.normal(size=(samples, 5)).astype(np.float32)
+    g = graph("g (float[N, 30] x) => (float[N, 5] y) { y = MatMul(x, u) }", {"u": u})
+    assert fit_weights(g, g.outputs[0], lacks, 1.0, lambda _: [x, np.zeros_like(lacks)])
+    found = g.nodes[0].inputs[1].values - u
+    np.testing.assert_allclose(found, ridge(x, lacks, u != 0), rtol=0.01, atol=1e-4)
+    assert np.all(found[u == 0] == 0)
 
 
 @pytest.mark.parametrize("layer", ["Gemm(r, u)", "Gemm<transB = 1>(r, t, b)", "MatMul(r, u)"])
