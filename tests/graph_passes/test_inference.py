@@ -114,7 +114,6 @@ def test_sizes_that_onnx_infers_otherwise(op, opset, shape, second, more):
         proto.graph.initializer.append(numpy_helper.from_array(np.zeros(8, np.float32), "roi"))
     found = that_runs(proto, shape)
     assert size_of(proto, "z") == found
-    assert size_of(proto, "z") != size_of(proto, "z", onnx.shape_inference.infer_shapes)
     # Where it is an output, too, of which the model says what ONNX infers.
     wrong = size_of(proto, "y", onnx.shape_inference.infer_shapes)
     proto.graph.output.append(helper.make_tensor_value_info("y", 1, wrong))
