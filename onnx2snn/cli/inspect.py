@@ -296,7 +296,7 @@ def _lines_of(choice: Choice) -> list[str]:
     order = "" if choice.layout is None else ", layer by layer"
     counts = "are added up at every time-step"
     if choice.derived_counts:
-        counts = "follow from membrane potentials, when they are asked for"
+        counts = "follow from states, when they are asked for"
     return [
         _line_of_lengths(choice),
         *([f"these runs are in {layout}{order}"] if choice.chunks else []),
