@@ -37,7 +37,7 @@ def check(model: Path, maxpool: MaxPool, approximate: bool, on_means: bool, as_j
         print_json(asdict(result))
     else:
         terminal.console().print(readiness_table(result.nodes))
-        terminal.say(f"Exact rewriting checked: {result.check}.")
+        terminal.say(f"Exact rewriting {result.check}.")
         for line in result.notes:
             terminal.say(f"Note: {line}", "yellow")
         terminal.say(result.verdict, "bold green" if result.converts else "bold red")

@@ -233,7 +233,7 @@ def _print(result: conversion.Conversion, output: Path, warnings: list[str], exp
     console.print(pass_table(result.passes))
     if result.agreements:
         console.print(agreement_table(result.agreements))
-    terminal.say(f"Exact rewriting checked: {result.check}.")
+    terminal.say(f"Exact rewriting {result.check}.")
     for line in warnings:
         terminal.say(f"Warning: {line}", "bold red")
     for line in result.notes:

@@ -63,9 +63,9 @@ class Conversion:
     neurons, with their thresholds. ``passes``: what each pass did. ``declined``: what passes left
     as it was, with reasons. ``analog``: activations that stay what they were in the ANN: before the
     first neuron those that are no clip, and those of the read-out. ``check``: how the exact
-    rewriting was checked. ``agreements``: what each change cost, on the calibration data.
-    ``notes``: what a user should know of the result. ``threshold``: the statistic that thresholds
-    from data are; None where there are none.
+    rewriting was checked, or why not. ``agreements``: what each change cost, on the calibration
+    data. ``notes``: what a user should know of the result. ``threshold``: the statistic that
+    thresholds from data are; None where there are none.
     """
 
     parts: ModelParts = field(repr=False)
@@ -127,7 +127,7 @@ def convert(
     drawn from ``seed``. The input model is left as it was.
 
     The rewriting that should not change the network's function is checked by running both,
-    on the calibration data or else on seeded inputs of the declared shape.
+    on the calibration data or else, where these can run, on seeded inputs of the declared shape.
 
     Calibration data runs in batches of ``batch_size``, else of 100, or fewer where activations
     would take over 2 GiB, on ``providers``; ``report`` is told of progress.

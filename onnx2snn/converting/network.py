@@ -101,7 +101,7 @@ class Network:
         self.hidden_pools: list[Refusal] = []
         self.clips: dict[str, ClipFit] = {}
         self.ranges = dict[str, float]()
-        self.check = "there was nothing to rewrite"
+        self.check = "not checked: there was nothing to rewrite"
         upgraded = upgrade_opset(parts)
         # A newer opset, functions in place, and other domains' operators are a rewriting too.
         self._translated = upgraded is not parts or bool(parts.structure.functions)
@@ -210,7 +210,7 @@ class Network:
     ) -> str:
         """Raise ``PassError``, naming the pass, if the network's function has changed.
 
-        Returns how that was checked.
+        Returns how that was checked, or why not.
         """
         agreement = self.note_agreement(change, before)
         first: Iterator[Inputs]
@@ -225,7 +225,7 @@ class Network:
             on = f"{counted(count, 'random input')} (seed 0) of the declared shape"
         else:
             return NOT_CHECKED
-        check = f"on {on}; relative error {error:.1e}"
+        check = f"checked on {on}; relative error {error:.1e}"
         if error > tolerance(self.graph):
             rounding = require_rounding(passes, self._again(before), next(first), error)
             check += f" (that of rounding the inputs is {rounding:.1e})"

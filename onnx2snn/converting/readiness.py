@@ -66,7 +66,7 @@ class Readiness:
     """Whether a network converts.
 
     ``options``: those that it needs; where it does not convert, those besides the ones that the
-    verdict names. ``check``: how the exact rewriting was checked. ``notes``:
+    verdict names. ``check``: how the exact rewriting was checked, or why not. ``notes``:
     what a user should know of the result.
     """
 

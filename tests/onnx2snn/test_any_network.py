@@ -22,7 +22,7 @@ from onnx2snn import (
     to_loop,
     write_model,
 )
-from onnx2snn.converting import network
+from onnx2snn.converting import checking, network
 from onnx2snn.graph_passes import Refusal
 from onnx2snn.recipes import RECIPES
 
@@ -869,12 +869,14 @@ def test_the_rounding_of_the_network_itself_is_no_change_of_its_function():
     assert "that of rounding the inputs is" in check
 
 
-def test_says_on_what_it_was_checked():
+def test_says_on_what_it_was_checked(monkeypatch):
     ann = model(TWO_OUTPUTS, WEIGHTS)
-    assert convert(ann).check == "there was nothing to rewrite"
+    assert convert(ann).check == "not checked: there was nothing to rewrite"
     text = TWO_OUTPUTS.replace("Clip(a, lo, hi)", "Min(m, hi)")
     plain = model(text.replace("r = ", "m = Max(a, lo) r = "), WEIGHTS)
-    assert "2 random inputs (seed 0)" in convert(plain).check
+    assert convert(plain).check.startswith("checked on 2 random inputs (seed 0)")
+    monkeypatch.setattr(checking, "MOST_ACTIVATIONS", 0)
+    assert convert(plain).check.startswith("not checked: ")
     assert "40 samples of the calibration" in convert(plain, calibration=from_arrays(X)).check
 
 
