@@ -231,7 +231,7 @@ RECIPES = (
         "best-burst",
         "this project; as best, and Li & Zeng 2022",
         "as best, with up to 4 spikes of either sign in a time-step, which together say 1.5 times "
-        "the V_th of best, at most a clip's bound",
+        "the statistic of best, at most a clip's bound",
         _ROBUST_MMSE,
         per_channel=True,
         recalibrate=True,
