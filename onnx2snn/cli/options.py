@@ -124,7 +124,7 @@ approximate_option = click.option(
     "--approximate",
     type=click.IntRange(1, MOST_CLIPS),
     metavar="N",
-    help="Let N clips stand in for each Sigmoid, Tanh, SiLU, GELU, ... between neurons.",
+    help="Let N clips stand in for each Sigmoid, Tanh, SiLU, GELU, ... before the last layer.",
 )
 
 on_means_option = click.option(

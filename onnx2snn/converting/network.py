@@ -255,7 +255,7 @@ class Network:
                 self._require_same(FOLDED, before, folding, sample)
 
     def approximate(self, clips: int) -> None:
-        """Let clips stand in for scalar activations between neurons."""
+        """Let clips stand in for scalar activations."""
         regions = regions_to_approximate(self.graph)
         if not regions:
             return

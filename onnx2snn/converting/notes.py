@@ -37,7 +37,7 @@ def notes_on_settings(
             f"change{unless}"
         )
     if "approximate" in given and not network.clips:
-        notes.append("--approximate changes nothing: there are no curves between neurons")
+        notes.append("--approximate changes nothing: there are no curves to approximate")
     if given.get("recalibrate") and not clips:
         notes.append("--recalibrate changes nothing: there are no clips")
     if "on_means" in given and not any(gives_mean(node) for node in network.graph.nodes):
