@@ -17,7 +17,7 @@ from onnx2snn.graph_passes.errors import DataError, ModelError
 from onnx2snn.graph_passes.graph.neurons import DOMAIN, state_names, stateful_nodes
 from onnx2snn.graph_passes.graph.shapes import declared_shape, infer_shapes
 from onnx2snn.graph_passes.model_files.io import to_graph
-from onnx2snn.graph_passes.model_files.protos import unused_prefix
+from onnx2snn.graph_passes.model_files.protos import names_in, unused_prefix
 from onnx2snn.graph_passes.model_files.weights import copy_model, replace_all
 from onnx2snn.runtime import SpikingSession
 from onnx2snn.runtime.apart import why_not_apart
@@ -65,10 +65,10 @@ def stateful_model(snn: onnx.ModelProto) -> StatefulModel:
     clocks = {node.name for node in stateful_nodes(graph) if node.op == "Clock"}
     model = copy_model(snn)
     proto = model.graph
-    taken = [*(info.name for info in proto.input), *(n for v in proto.node for n in v.output)]
+    taken = names_in(model)
     root = unused_prefix(taken, "triton/")
     if START in taken:
-        raise ModelError(f"the network has a tensor '{START}' already: give it another name")
+        raise ModelError(f"the network has a tensor or node '{START}' already: rename it")
     defaults = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.initializer}
     infos = {info.name: info for info in (*proto.input, *proto.output)}
     nodes: list[onnx.NodeProto] = []

@@ -222,6 +222,30 @@ def test_rows_that_are_no_samples(tmp_path, given, nodes, made, layer):
     assert not list(tmp_path.iterdir())
 
 
+def _with_weight(name):
+    text = f'net (float[N, 2, 4] x) => (float[N, 2, 6] y) {{ a = MatMul(x, "{name}") '
+    weight = np.arange(24, dtype=np.float32).reshape(4, 6) / 8
+    values = {name: weight, "zero": np.float32(0), "one": np.float32(1)}
+    return convert(model(f"{text} c = Clip(a, zero, one) y = Neg(c) }}", values)).model
+
+
+@pytest.mark.parametrize(
+    "name", ["triton/shape/3", "triton/start/3", "triton/first/v/c", "triton/v/c"]
+)
+def test_a_weight_may_have_a_name_that_the_export_would_give(name):
+    snn = _with_weight(name)
+    server, session = Server(stateful_model(snn)), SpikingSession(snn, threads=1)
+    x = np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 4)
+    for start in (True, False):
+        found = server.infer([("a", x, start)])["y"]
+        np.testing.assert_array_equal(found, session.step(x[None]))
+
+
+def test_a_weight_that_has_the_name_of_the_control_input_is_refused():
+    with pytest.raises(ModelError, match="has a tensor or node 'START' already: rename it"):
+        stateful_model(_with_weight(START))
+
+
 @pytest.mark.parametrize("gpu", [False, True])
 def test_configurations_parse(tmp_path, gpu):
     snn = _kind(Kind("ResidualIF", read_out_delay=2), read_out="several")
