@@ -11,10 +11,10 @@ from pathlib import Path
 
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 from torch import nn
 
 from onnx2snn.graph_passes.graph.shapes import declared_shape
+from onnx2snn.graph_passes.model_files.files import read_model
 from onnx2snn.graph_passes.model_files.whole_file import write_bytes
 
 from . import shipped
@@ -43,8 +43,8 @@ def run(
     In ``folder``, made if it is not there: checkpoint.pt and log.csv after each epoch,
     NAME.onnx and its card NAME.md at the end. ``root``: the folder of the data set. Raises
     what ``train`` raises, ``OSError`` if the data is not there or the folder cannot be made,
-    ``OutputError`` if it cannot be written, and ``ValueError`` if the data is damaged or
-    ``config.start`` is of another network.
+    ``OutputError`` if it cannot be written, ``ModelError`` if ``config.start`` cannot be read,
+    and ``ValueError`` if that is of another network or the data is damaged.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     if world > 1:
@@ -86,31 +86,29 @@ def start_from(source: str, network: nn.Module, images: torch.Tensor) -> None:
     """Give a network the weights of an ONNX file that a run of the same network ended with.
 
     ``source``: its path, or the name of one that ships. ``images``: as in ``restore_weights``.
-    Raises ``ValueError`` if it is another network's.
+    Raises ``ModelError`` if it cannot be read, and ``ValueError`` if it is another network's.
     """
     path = Path(source)
     if not path.exists():
         path = shipped(source)
     if not path.exists():
         raise ValueError(f"start: there is no file '{source}'")
-    try:
-        model = onnx.load(path)
-    except DecodeError as error:
-        raise ValueError(f"start: '{source}' is no ONNX file") from error
-    weights = {
-        tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor))
-        for tensor in model.graph.initializer
-    }
+    model = read_model(path)
     clips = [name for name, module in network.named_modules() if isinstance(module, TrainableClip)]
     # Bounds of the same value are one initializer, under one name.
-    minima = [node.input[1] for node in model.graph.node if node.op_type == "Min"]
+    minima = [node.input[-1] for node in model.graph.node if node.op_type == "Min"]
     try:
+        weights = {
+            tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor))
+            for tensor in model.graph.initializer
+        }
         of_clips = {f"{name}.theta": weights[b] for name, b in zip(clips, minima, strict=True)}
         restore_weights(network, weights | of_clips, images)
     except KeyError as error:
         what = f"'{source}' is of another network than the run's: it has no {error}"
         raise ValueError(what) from error
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
+        # TypeError: torch lacks some of ONNX's types.
         what = f"'{source}' is of another network than the run's: its weights do not fit"
         raise ValueError(what) from error
 

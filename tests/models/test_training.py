@@ -11,10 +11,13 @@ import sys
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from click.testing import CliRunner
 
+from onnx2snn import ModelError
 from onnx2snn.cli import main
+from onnx2snn.models import shipped
 from onnx2snn.models.configs import CONFIGS, Config, read_config
 from onnx2snn.models.preprocessing import KEY, Preprocessing
 
@@ -533,13 +536,37 @@ def test_a_start_of_another_network(tmp_path, data):
 
 
 @needs_torch
-@pytest.mark.parametrize("start", ["nothing.onnx", __file__])
-def test_what_is_no_start(tmp_path, data, start):
+@pytest.mark.parametrize("inputs", ["x", "x, w"])
+def test_a_start_of_other_types_and_nodes(tmp_path, data, inputs):
+    """Torch makes no tensor of bfloat16 in NumPy; a Min may have one input."""
     from onnx2snn.models.run import run
 
-    config = dataclasses.replace(CONFIGS["resnet20-qcfs-fashion-mnist"], start=start)
-    with pytest.raises(ValueError, match=f"^start: .*{start}"):
+    text = f"g (bfloat16[1] x) => (bfloat16[1] y) {{ y = Min({inputs}) }}"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    if "w" in inputs:
+        weight = onnx.helper.make_tensor("w", onnx.TensorProto.BFLOAT16, [1], [1.0])
+        model.graph.initializer.append(weight)
+    onnx.save(model, tmp_path / "start.onnx")
+    config = dataclasses.replace(TINY, start=str(tmp_path / "start.onnx"))
+    with pytest.raises(ValueError, match=r"start\.onnx' is of another network than the run's"):
+        run("other", config, tmp_path / "other", data)
+
+
+@needs_torch
+def test_a_start_that_cannot_be_read(tmp_path, data):
+    from onnx2snn.models.run import run
+
+    path = tmp_path / "start.onnx"
+    model = onnx.load(shipped("resnet20-fashion-mnist.onnx"))
+    onnx.save(model, path, save_as_external_data=True, location="start.data")
+    (tmp_path / "start.data").unlink()
+    config = dataclasses.replace(TINY, start=str(path))
+    with pytest.raises(ModelError, match=r"'start\.data', which is not there"):
         run("none", config, tmp_path / "none", data)
+    with pytest.raises(ModelError, match=f"'{__file__}' is not an ONNX model"):
+        run("none", dataclasses.replace(config, start=__file__), tmp_path / "none", data)
+    with pytest.raises(ValueError, match=r"^start: there is no file 'nothing\.onnx'"):
+        run("none", dataclasses.replace(config, start="nothing.onnx"), tmp_path / "none", data)
 
 
 @needs_torch
