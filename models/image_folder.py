@@ -97,6 +97,8 @@ def read_image(path: Path, mode: Literal["RGB", "L"]) -> Any:
     """A ``PIL.Image`` of 8 bits; of 16 bits the high ones. Raises ``OSError``, naming the file."""
     from PIL import Image
 
+    # What Pillow raises for damaged files; the last is of its decoder of AVIF.
+    unreadable = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, RuntimeError)
     try:
         with Image.open(path) as file:
             if file.mode not in ("I", "F") and not file.mode.startswith("I;16"):
@@ -106,7 +108,7 @@ def read_image(path: Path, mode: Literal["RGB", "L"]) -> Any:
             if file.mode == "F" or pixels.min() < 0 or pixels.max() > 0xFFFF:
                 raise OSError("its pixels are neither of 8 nor of 16 bits")
             return Image.fromarray((pixels >> 8).astype(np.uint8)).convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except unreadable as error:
         raise OSError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 

@@ -257,7 +257,7 @@ def test_images_of_16_bits_keep_their_high_ones(folder):
             np.testing.assert_array_equal(image, np.broadcast_to(levels >> 8, (channels, 4, 4)))
 
 
-@pytest.mark.parametrize("what", ["cut", "float", "bomb"])
+@pytest.mark.parametrize("what", ["cut", "float", "avif", "bomb"])
 def test_an_image_that_cannot_be_read_is_named(folder, what, monkeypatch):
     from PIL import Image
 
@@ -266,6 +266,11 @@ def test_an_image_that_cannot_be_read_is_named(folder, what, monkeypatch):
         path.write_bytes(path.read_bytes()[:-30])
     elif what == "float":
         Image.fromarray(np.ones((8, 8), np.float32)).save(path, format="TIFF")
+    elif what == "avif":
+        pytest.importorskip("PIL._avif")
+        Image.new("RGB", (8, 8)).save(path, format="AVIF")
+        head, name, pixels = path.read_bytes().partition(b"mdat")
+        path.write_bytes(head + name + bytes(len(pixels)))
     else:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     model = with_preprocessing(Preprocessing(4, 3, 8))
