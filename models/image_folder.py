@@ -96,6 +96,7 @@ def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> np.ndarr
 def read_image(path: Path, mode: Literal["RGB", "L"]) -> Any:
     """A ``PIL.Image`` of 8 bits; of 16 bits the high ones. Raises ``OSError``, naming the file."""
     from PIL import Image
+    from PIL.TiffImagePlugin import BITSPERSAMPLE
 
     # What Pillow raises for damaged files; the last is of its decoder of AVIF.
     unreadable = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, RuntimeError)
@@ -103,9 +104,11 @@ def read_image(path: Path, mode: Literal["RGB", "L"]) -> Any:
         with Image.open(path) as file:
             if file.mode not in ("I", "F") and not file.mode.startswith("I;16"):
                 return file.convert(mode)
-            # Pillow would cut off what is above 255; its earlier versions say "I" of 16 bits.
+            # A mode of "I" may be of 16 or 32 bits, and in a TIFF "I;16" of 12.
+            bits = getattr(file, "tag_v2", {}).get(BITSPERSAMPLE, (16,))
+            # Pillow would cut off what is above 255.
             pixels = np.asarray(file)
-            if file.mode == "F" or pixels.min() < 0 or pixels.max() > 0xFFFF:
+            if file.mode == "F" or bits != (16,) or pixels.min() < 0 or pixels.max() > 0xFFFF:
                 raise OSError("its pixels are neither of 8 nor of 16 bits")
             return Image.fromarray((pixels >> 8).astype(np.uint8)).convert(mode)
     except unreadable as error:
