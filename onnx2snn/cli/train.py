@@ -22,7 +22,7 @@ from onnx2snn.running import Report
 from onnx2snn.runtime.sessions import cores_of
 
 from . import terminal
-from .options import device_option, examples, json_option, root_option
+from .options import device_option, examples, json_option, refuse_root, root_option
 from .outputs import print_json
 from .parameter_types import NamedPath
 
@@ -98,7 +98,8 @@ def train_network(
     """Train as CONFIG says; the ONNX file, and what each epoch came to.
 
     Raises ``DataError`` (no such run, no data), ``OutputError`` (the folder cannot be written,
-    or is another run's), ``ProviderError`` (no CUDA) and ``Onnx2SnnError`` (no torch).
+    or is another run's), ``ProviderError`` (no CUDA), ``Onnx2SnnError`` (no torch), and
+    ``click.UsageError`` for a ``root`` of a data set that is read from none.
     """
     try:
         name, config = read_config(source)
@@ -106,6 +107,8 @@ def train_network(
         raise DataError(f"cannot read '{source}': {error.strerror or error}") from error
     except ValueError as error:
         raise DataError(str(error)) from error
+    if config.dataset != "folder":
+        refuse_root(root, config.dataset)
     folder = output or Path("runs") / name
     torch = _torch()
     if device == "cuda" and not torch.cuda.is_available():

@@ -753,9 +753,11 @@ def test_several_time_steps_where_one_is_wanted(options):
         ["convert", "relu.onnx", "-o", "out.onnx", "--calibration", "data.npz"],
         ["compare", "ann.onnx", "--data", "data.npz", "--calibration", "data.npz", "-T", "4"],
         ["reproduce", "table1", "--ann", "ann.onnx", "--dataset", "data.npz", "-T", "4"],
+        ["train", "digits.toml"],
     ],
 )
 def test_a_folder_of_data_that_is_read_from_none(options):
+    Path("digits.toml").write_text('base = "resnet20-fashion-mnist"\ndataset = "digits"\n')
     message = invoke(*options, "--data-root", ".", code=2).output
     assert "--data-root is for DATA by name: fashion-mnist, cifar10" in message
 
