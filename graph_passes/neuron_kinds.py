@@ -30,12 +30,8 @@ def change_neurons(
     take the settings. Raises ``ModelError`` for an unknown ``op`` and for neurons of a third kind,
     and ``DataError`` for settings that make no sense; the graph is then as it was.
     """
-    if not isinstance(op, str) or op not in neurons.NEURONS:
-        raise ModelError(f"there is no neuron {op!r}, only {', '.join(sorted(neurons.NEURONS))}")
+    require_kind(op, negative, max_spikes)
     delay = require_whole("delay", delay, 0, neurons.MOST_COUNTED)
-    max_spikes = require_whole("max_spikes", max_spikes, 1, MOST_SPIKES)
-    if not is_number(negative) or negative > 0:
-        raise DataError(f"a spike is taken back below 0 or less of V_th, not {negative}")
     nodes = neurons.neuron_nodes(graph)
     for node in nodes:
         if node.op not in ("IF", op):
@@ -62,6 +58,15 @@ def change_neurons(
     if changed:
         tidy(graph)
     return changed
+
+
+def require_kind(op: str, negative: float, max_spikes: int) -> None:
+    """Raise as ``change_neurons`` where there is no such kind of neurons."""
+    if not isinstance(op, str) or op not in neurons.NEURONS:
+        raise ModelError(f"there is no neuron {op!r}, only {', '.join(sorted(neurons.NEURONS))}")
+    require_whole("max_spikes", max_spikes, 1, MOST_SPIKES)
+    if not is_number(negative) or negative > 0:
+        raise DataError(f"a spike is taken back below 0 or less of V_th, not {negative}")
 
 
 def _settings(

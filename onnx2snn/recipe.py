@@ -14,6 +14,7 @@ from onnx2snn.graph_passes.driver import pass_name, unbound
 from onnx2snn.graph_passes.errors import DataError, is_number
 from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.initial_potential import InitialPotential
+from onnx2snn.graph_passes.neuron_kinds import require_kind
 
 from .converting.statistics import FOR_TIMESTEPS, Statistic
 from .json_values import has_json
@@ -36,12 +37,16 @@ class Neuron:
 
     ``op``: IF, ResetToZeroIF, SignedIF, BurstIF, SignedBurstIF, ResidualIF or OffsetIF
     (docs/neurons.md). ``negative``: the fraction of V_th below which a SignedIF takes a spike back.
-    ``max_spikes``: of a BurstIF or a SignedBurstIF in one time-step.
+    ``max_spikes``: of a BurstIF or a SignedBurstIF in one time-step. Raises ``ModelError`` and
+    ``DataError`` as ``change_neurons``.
     """
 
     op: str = "IF"
     negative: float = -1.0
     max_spikes: int = 5
+
+    def __post_init__(self) -> None:
+        require_kind(self.op, self.negative, self.max_spikes)
 
 
 @dataclass(frozen=True)

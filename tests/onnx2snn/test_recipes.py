@@ -20,6 +20,7 @@ from onnx_text import model
 from onnx2snn import (
     DataError,
     MissingThresholdError,
+    ModelError,
     SpikingSession,
     Statistic,
     convert,
@@ -642,6 +643,13 @@ def test_a_recipe_refuses_fields_that_are_none(name, value):
         replace(recipe_by_name("mmse"), name="mine", **{name: value})
 
 
+def test_a_neuron_refuses_a_kind_and_spikes_that_are_none():
+    with pytest.raises(ModelError, match="there is no neuron 'LIF', only BurstIF, IF"):
+        Neuron("LIF")
+    with pytest.raises(DataError, match="max_spikes must be a whole number from 1 to 127"):
+        Neuron("SignedBurstIF", max_spikes=128)
+
+
 def test_a_recipes_name_is_text():
     with pytest.raises(DataError, match="name of the recipe '3' must be text, not 3"):
         replace(recipe_by_name("mmse"), name=3)
@@ -661,9 +669,8 @@ def test_a_pass_that_leaves_no_threshold_is_named(factor):
 
 @pytest.mark.parametrize("negative", [float("nan"), float("-inf"), "a", True, 0.5])
 def test_a_neuron_takes_spikes_back_at_a_finite_potential(negative):
-    signed = replace(recipe_by_name("opi"), neuron=Neuron("SignedIF", negative))
     with pytest.raises(DataError, match="below 0 or less of V_th, not"):
-        convert(clipped(4), recipe=signed)
+        Neuron("SignedIF", negative)
 
 
 def changes_nothing(snn, extra):
