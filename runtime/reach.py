@@ -17,6 +17,10 @@ from .plans.plan import Plan
 NOT_KNOWN: Mapping[str, float] = MappingProxyType({})
 """How large what a step reads is, before it has read anything."""
 
+_FINITE = 2.0**40
+"""Times V_th: no larger currents make a potential infinite, of V_th up to 2**60 and however many
+time-steps."""
+
 _FEW = 2**16
 """Of sizes of more places than these the largest counts for all."""
 
@@ -50,6 +54,16 @@ def currents_in_thresholds(
         shares = _combined(np.multiply, [1 / neuron.threshold.astype(np.float64), current])
         reach[neuron.name] = float(shares.max(initial=0))
     return reach
+
+
+def endless(plan: Plan, kinds: Collection[str]) -> set[str]:
+    """The names of the layers of these ``kinds`` of neurons whose potentials may be infinite.
+
+    Where a current follows from what the step reads, which may be, as the logarithm of an input;
+    or adds up to it, as float32's least number in a mask does.
+    """
+    reach = currents_in_thresholds(plan, kinds, dict.fromkeys(plan.step_inputs, np.inf))
+    return {name for name, most in reach.items() if most > _FINITE}
 
 
 def sizes_in(plan: Plan, largest: Mapping[str, float]) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@
 Nothing is multiplied by thresholds any more, and none differs by channel. A ``SignedIF`` that takes
 spikes back below 0 becomes, with w = -v / V_th and W' of the other sign,
 
-    s = [u < -1] - [u m > 0],  w_next = u + s,  m_next = m + s
+    s = [u < -1] - [u > 0 and m > 0],  w_next = u + s,  m_next = m + s
 
 and a ``SignedBurstIF`` of up to k spikes, with n = -m,
 
@@ -22,6 +22,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from onnx2snn.runtime.plans.graphs import Writer, has_float16, renamed, values_o
 from onnx2snn.runtime.plans.kernels import STEEP
 from onnx2snn.runtime.plans.plan import NeuronLayer, State
 from onnx2snn.runtime.precision import PlanInPrecision
+from onnx2snn.runtime.reach import endless
 
 from .scaled_weights import is_long, of_channels, scaled
 from .unit_steps import Body, UnitStep
@@ -124,6 +126,11 @@ class _Units:
         self.inner: list[State] = []
         self.begins: list[onnx.NodeProto] = []
         self.numbers = itertools.count()
+
+    @cached_property
+    def endless(self) -> set[str]:
+        """The layers whose potentials may be infinite."""
+        return endless(self.plan, ["SignedIF"])
 
     def _has_a_unit(self, neuron: NeuronLayer) -> bool:
         """Whether it may count in thresholds."""
@@ -312,9 +319,11 @@ class _Units:
     def _take_back(self, neuron: NeuronLayer, x: str, unit: np.ndarray) -> _Form:
         u, m = self._potential(neuron, x, -unit), f"m/{neuron.name}"
         up, low, down = f"{x}/up", f"{x}/low", f"{x}/down"
+        # Either is above 0 where both are; a product takes less time, but infinity times 0 is NaN.
+        both = "Min" if neuron.name in self.endless else "Mul"
         made = [
             self._node("HardSigmoid", [u], up, alpha=-STEEP, beta=-STEEP),
-            self._node("Mul", [u, m], low),
+            self._node(both, [u, m], low),
             self._node("HardSigmoid", [low], down, alpha=_STEEPEST, beta=0.0),
             self._node("Sub", [up, down], x),
             self._node("Add", [u, x], f"v_next/{neuron.name}"),

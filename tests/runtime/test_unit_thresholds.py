@@ -163,6 +163,37 @@ def test_signed_neurons_take_spikes_back_as_before(seed):
     same(chunked.run(x, 23, [6]), stepped.run(x, 23, [6]))
 
 
+ENDLESS = {
+    "a logarithm of 0": "r = Log(x) c = Clip(r, zero, one) k = MatMul(c, w) ",
+    "a mask of the least": "c = Clip(x, zero, one) a = MatMul(c, w) k = Add(a, mask) ",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_spikes_are_taken_back_beside_infinite_potentials(name):
+    text = f"net (float[N, 4] x) => (float[N, 4] y) {{ {ENDLESS[name]} y = Clip(k, zero, one) }}"
+    least = np.finfo(np.float32).min
+    values = {
+        "zero": np.float32(0), "one": np.float32(1), "mask": np.float32([0, least, 0, least]),
+        "w": dyadic.weights(np.random.default_rng(0), 4, 4),
+    }  # fmt: skip
+    signed = replace(recipe_by_name("opi"), neuron=Neuron("SignedIF", negative=0))
+    snn = convert(model(text, values), recipe=signed).model
+    x = np.float32([[0, 1, 2, 4], [1, 0, 1, 0]])
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 20), stepped.run(x, 20))
+
+
+def test_potentials_behind_spikes_stay_finite():
+    """Of a layer that reads spikes alone a product says what there is to take back."""
+    signed = replace(recipe_by_name("opi"), neuron=Neuron("SignedIF", negative=0))
+    _, values = residual(*EACH)
+    snn = convert(model(RESIDUAL, values), recipe=signed).model
+    _, unit, _ = unit_step(snn)
+    made = [node.op_type for body in unit.bodies for node in body.nodes]
+    assert made.count("Min") == made.count("Mul") == 1
+
+
 @pytest.mark.parametrize("most", [1, 2, 5])
 @pytest.mark.parametrize("seed", range(4))
 def test_bursts_of_either_sign_as_before(seed, most):
