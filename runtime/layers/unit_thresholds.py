@@ -46,6 +46,9 @@ _STEEPEST = 2.0**127
 """[low > 0] is HardSigmoid(low) = max(0, min(1, 2^127 low)), which is 0 or 1 for all but denormal
 numbers; [u > 1] takes ``STEEP``, as in ``lower_if``."""
 
+_DEEPEST = 64
+"""Sums of sums that are divided term by term: Python calls itself no deeper than some hundreds."""
+
 _ALIKE = ("AveragePool", "GlobalAveragePool", "Identity", *MAX_POOLS)
 """Operators of one input that treat all channels alike, and a multiple of it as the same multiple
 of what they make."""
@@ -90,7 +93,10 @@ class _Form:
 
 
 class _Units:
-    """A step as it is rewritten: ``makers`` are its nodes, and new ones, by what they make."""
+    """A step as it is rewritten: ``makers`` are its nodes, and new ones, by what they make.
+
+    ``deep``: how many sums are in one another, by what the outermost makes.
+    """
 
     def __init__(
         self, step: onnx.ModelProto, network: PlanInPrecision, states: Sequence[State]
@@ -104,6 +110,9 @@ class _Units:
         self.readers = Counter(
             name for node in step.graph.node for name in set(operand_names(node))
         )
+        self.deep = Counter[str]()
+        for node in (node for node in step.graph.node if node.op_type == "Add" and not node.domain):
+            self.deep[node.output[0]] = 1 + max(self.deep[name] for name in node.input)
         self.given = {info.name for info in step.graph.input}
         self.constants = {
             name: values
@@ -193,7 +202,7 @@ class _Units:
         if alone and name in self.given and name not in self.states:
             self.units[name] = per
             return name
-        if alone and node is not None and node.op_type == "Add" and not node.domain:
+        if alone and node is not None and 0 < self.deep[name] <= _DEEPEST:
             for term, other in itertools.permutations(node.input):
                 if other in self.constants and self._absorbs(term, other):
                     return self.divided(term, per)

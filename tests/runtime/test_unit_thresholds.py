@@ -340,3 +340,19 @@ def test_constants(name):
     x = (np.random.default_rng(1).integers(0, 17, (2, 4, 6, 6)) / 8).astype(np.float32)
     chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
     same(chunked.run(x, 21), stepped.run(x, 21))
+
+
+def test_sums_of_hundreds_of_terms():
+    """As many as Python's ``sum`` of the heads of an additive model makes of them."""
+    terms = [f"a{i + 1} = Add(a{i}, b)" for i in range(600)]
+    text = (
+        "net (float[N, 4] x) => (float[N, 4] y) { c = Clip(x, zero, one) a0 = MatMul(c, w) "
+        f"b = MatMul(c, v) {' '.join(terms)} y = Clip(a600, zero, two) }}"
+    )
+    weights = partial(dyadic.weights, np.random.default_rng(0))
+    values = {key: np.float32(v) for key, v in (("zero", 0), ("one", 1), ("two", 2))}
+    snn = convert(model(text, values | {"w": weights(4, 4), "v": weights(4, 4)})).model
+    x = (np.random.default_rng(1).integers(0, 9, (2, 4)) / 8).astype(np.float32)
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 8), stepped.run(x, 8))
+    assert chunked.chosen(x).chunks
