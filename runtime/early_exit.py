@@ -150,10 +150,10 @@ def depends_on_others(alone: Arrays, among: Arrays) -> str | None:
             if not np.array_equal(alone[name], value):
                 return name
             continue
-        # Before the neurons, as of a logarithm of the input, there may be others.
+        # Before the neurons there may be infinite ones, as the logarithm of 0.
         largest = np.abs(value[np.isfinite(value)]).max(initial=0.0)
         rounding = largest * np.sqrt(np.finfo(value.dtype).eps)
-        if not np.allclose(alone[name], value, rtol=0, atol=rounding, equal_nan=True):
+        if not np.allclose(alone[name], value, rtol=0, atol=rounding):
             return name
     return None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx2snn.graph_passes.errors import DataError, counted, require_whole
+from onnx2snn.graph_passes.errors import DataError, NotFiniteError, counted, require_whole
 
 MOST_TIMESTEPS = 2**31 - 1
 """More than any run takes: what is beyond is a mistake."""
@@ -107,6 +107,22 @@ def largest_in(values: np.ndarray) -> float:
         return 0.0
     # Without the memory that |x| takes.
     return max(float(values.max()), -float(values.min()))
+
+
+def largest_of(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """How large the tensors are that a step reads, by name, as ``largest_in``.
+
+    Raises ``NotFiniteError`` where one holds NaN, of which neurons emit nothing, or NaN, by how
+    they are computed. Infinity is a current, as the logarithm of 0 is.
+    """
+    found = {name: largest_in(value) for name, value in values.items()}
+    for name in (name for name, largest in found.items() if math.isnan(largest)):
+        first = np.argwhere(np.isnan(values[name]))[0].tolist()
+        raise NotFiniteError(
+            f"'{name}', made of the input before any neuron, holds NaN, first at {first}: prepare "
+            "the input as for the network's training"
+        )
+    return found
 
 
 def power_above(value: float) -> float:

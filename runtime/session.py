@@ -21,7 +21,7 @@ from .coding import Coding, check_coding, encode
 from .derived_sums import derived_sums_of
 from .early_exit import EarlyExit, require_may_leave, run_until_settled
 from .given import checked_inputs, samples_of, taken_states
-from .inputs import largest_in, power_above, readout_times
+from .inputs import largest_of, power_above, readout_times
 from .layers.dense import with_rows_of_weights
 from .layers.half import halve
 from .layers.int8 import quantise
@@ -161,8 +161,9 @@ class SpikingSession:
         time-steps. For those that stay nothing changes. Without ``readout``, for a constant input.
 
         Nothing of an earlier run or ``step`` remains. Memory has a bound, whatever T. Raises
-        ``DataError`` for an x of a wrong shape or type, with NaN or infinity, or empty, and
-        for time-steps that are not positive integers, and where there is not enough memory.
+        ``DataError`` for an x of a wrong shape or type, with NaN or infinity, or empty, or of which
+        the network makes NaN before any neuron, as a square root does; for time-steps that are not
+        positive integers; where an output is not finite; and where there is not enough memory.
         Floating-point types are cast to the network's; whole numbers and booleans are of a wrong
         type where it takes floating-point ones.
         """
@@ -253,6 +254,8 @@ class SpikingSession:
         progress.sums.forget_derived()
         if not progress.can_go_on_with(values):
             raise DataError("x_t has another shape than the state; call reset() first")
+        # Which refuses NaN.
+        largest_of(values)
         progress.states.set_inputs(values)
         made = tuple(name for name in plan.readout_types if name not in values)
         now = values | dict(zip(made, progress.advance(values, made), strict=True))
@@ -278,9 +281,9 @@ class SpikingSession:
 
         Returns whether the session is at v(0) for that. One that has met such values goes on so.
         """
+        found = largest_of(values)
         if self._derived is None:
             return False
-        found = {name: largest_in(value) for name, value in values.items()}
         if all(largest <= self._largest.get(name, 1.0) for name, largest in found.items()):
             return False
         # To the next power of two, so that it is worked out seldom.

@@ -1,6 +1,6 @@
 """An IF in standard operators, in the form that runs fastest.
 
-It computes exactly what the neuron's function in the file says.
+It computes exactly what the neuron's function in the file says, but of NaN.
 """
 
 import numpy as np

@@ -308,6 +308,26 @@ def test_what_is_not_finite_is_no_output():
     np.testing.assert_array_equal(session.state["v/b"], [[0.5]])
 
 
+@pytest.mark.parametrize("plan", ["auto", "step"])
+def test_nan_before_the_neurons(plan):
+    """However many time-steps are one run: of a threshold for each channel NaN is no spike."""
+    text = (
+        "net (float[N, 3] x) => (float[N, 2] y) "
+        "{ a = Sqrt(x) r = Relu(a) b = Min(r, each) y = Gemm(b, w, c) }"
+    )
+    snn = convert(model(text, WEIGHTS | {"each": np.float32([0.5, 1, 2])})).model
+    session = SpikingSession(snn, plan=plan)
+    over_time = np.stack([np.abs(X), X])
+    for say in (
+        lambda: session.run(X, 2),
+        lambda: session.run(X, 20),
+        lambda: session.run(over_time, 2),
+        lambda: session.step(X),
+    ):
+        with pytest.raises(DataError, match=r"'a'.* before any neuron, holds NaN, .* \[1, 1\]"):
+            say()
+
+
 @pytest.mark.parametrize("given", [3, [None], [()], [("CPUExecutionProvider", "fast")]])
 def test_what_is_no_provider(given):
     with pytest.raises(ProviderError, match="a provider is a name, or a pair"):
