@@ -139,7 +139,9 @@ def rounded(matrix: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _rounded(matrix: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
     largest = np.abs(matrix).max(axis=0)
-    fine = np.where(largest == 0, 1, largest) / np.float32(LARGEST_INT8)
+    # A 127th of a denormal number may be 0.
+    none = largest < np.finfo(np.float32).tiny
+    fine = np.where(none, 1, largest) / np.float32(LARGEST_INT8)
     codes, error = _codes_at(fine, matrix)
     scale, squares = fine, np.square(matrix).sum(axis=0)
     for base, most in ((np.float32(1), np.inf), (np.float32(unit), _FROM_ROUNDING * squares)):

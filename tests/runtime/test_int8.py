@@ -255,6 +255,16 @@ def test_weights_are_rounded_to_the_nearest_code():
     np.testing.assert_allclose((codes * scale)[:, 3], matrix[:, 3], rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("least", [0, 1e-45, 1e-40])
+def test_weights_too_small_for_a_scale_are_nothing(least):
+    matrix = np.float32([[1, least], [0.5, -least]])
+    codes, scale = int8.rounded(matrix, 0.3)
+    np.testing.assert_array_equal(codes[:, 1], 0)
+    np.testing.assert_array_equal(codes[:, 0] * scale[0], matrix[:, 0])
+    assert scale.min() > 0
+
+
 POOLED = (
     "net (float[N, 4, H, W] x) => (float[N, 3] y) { "
     "p = Clip(x, zero, one) a = {pool}(p) f = Conv(a, w) q = Clip(f, zero, one) "
