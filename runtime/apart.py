@@ -16,9 +16,11 @@ def why_not_apart(session: SpikingSession, x: Arrays) -> str | None:
     spikes that are rounded otherwise among others would say the same. The session is at v(0) then.
     Raises ``DataError`` where the network does not run on x.
     """
-    progress, samples = session._progress, samples_of(session._progress.plan, x)
+    samples = samples_of(session._plan, x)
     last = np.array([samples - 1])
-    outputs = session.run(x, progress.plan.delay + 1).values
+    outputs = session.run(x, session._plan.delay + 1).values
+    # Another one than before, where x is larger than all so far.
+    progress = session._progress
     values, other = progress.prologue.step_inputs(x), None
     # One row may be that of all samples.
     wrong = [name for name, v in outputs.items() if v.ndim and len(v) not in (1, samples)]

@@ -29,6 +29,7 @@ from onnx2snn import (
 from onnx2snn.ann import Ann
 from onnx2snn.graph_passes.model_files.weights import ModelParts, detach, stub
 from onnx2snn.runtime import providers, sessions
+from onnx2snn.runtime.apart import why_not_apart
 from onnx2snn.runtime.result import Later
 
 TEXT = (
@@ -326,6 +327,18 @@ def test_nan_before_the_neurons(plan):
     ):
         with pytest.raises(DataError, match=r"'a'.* before any neuron, holds NaN, .* \[1, 1\]"):
             say()
+
+
+def test_samples_are_apart_in_a_session_that_begins_anew():
+    """As it does for inputs so large that it has to count the spikes of a layer."""
+    text = (
+        "net (float[N, 3] x) => (float[N, 2] y) "
+        "{ b = Clip(x, zero, one) a = Gemm(b, v) d = Clip(a, zero, one) y = Gemm(d, w, c) }"
+    )
+    session = SpikingSession(convert(model(text, WEIGHTS | {"v": np.eye(3, dtype="f")})).model)
+    before = session._progress
+    assert why_not_apart(session, {"x": X * 2**20}) is None
+    assert session._progress is not before
 
 
 @pytest.mark.parametrize("given", [3, [None], [()], [("CPUExecutionProvider", "fast")]])
