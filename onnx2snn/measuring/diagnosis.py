@@ -53,6 +53,7 @@ from onnx2snn.json_values import json_object
 from onnx2snn.running import Report, Running, no_report
 from onnx2snn.runtime.inputs import MOST_TIMESTEPS
 from onnx2snn.runtime.providers import Providers
+from onnx2snn.spiking_passes.layers import IN_CACHE, few_samples
 
 from .watched_run import LayerSums, WatchedRun
 
@@ -282,17 +283,36 @@ class _Layer:
                 f"{NOT_THE_ANN}: at the neuron '{self.name}' its activations have the shape "
                 f"{list(reference.shape)}, those of the network {list(sums.potential.shape)}"
             )
-        given = self.threshold, self.start, self.bound, self.timesteps, self.burst
-        parts = split(sums, *given)
+        self.samples += samples
+        self.values += reference.size
+        of_all = (self.threshold, self.start, self.bound)
+        of_each = [np.broadcast_to(values, reference.shape) for values in of_all]
+        # What is worked out of a few samples at a time stays in the CPU's cache.
+        for part in few_samples(len(reference), reference[:1].size, IN_CACHE):
+            own = LayerSums(*(values[part] for values in vars(sums).values()))
+            given = (values[part] for values in of_each)
+            for name, value in self._totals(own, reference[part], *given).items():
+                self.totals[name] = self.totals.get(name, 0.0) + value
+
+    def _totals(
+        self,
+        sums: LayerSums,
+        reference: np.ndarray,
+        threshold: np.ndarray,
+        start: np.ndarray,
+        bound: np.ndarray,
+    ) -> dict[str, float]:
+        """What some samples add to the totals."""
+        parts = split(sums, threshold, start, bound, self.timesteps, self.burst)
         wanted = reference.astype(np.float64)
         phi = sums.potential / self.timesteps
-        rate = sums.magnitude / self.threshold / self.timesteps
-        spikes = np.rint(sums.potential / self.threshold)
-        added = {
+        rate = sums.magnitude / threshold / self.timesteps
+        spikes = np.rint(sums.potential / threshold)
+        return {
             **{name: _squares(values) for name, values in vars(parts).items()},
             "own": _squares(phi - parts.activation),
             "total": _squares(phi - wanted),
-            "threshold": _squares(np.broadcast_to(self.threshold, phi.shape)),
+            "threshold": _squares(threshold),
             "rate": float(rate.sum()),
             "silent": float(np.count_nonzero(sums.magnitude == 0)),
             "saturated": float(np.count_nonzero(spikes >= self.burst * self.timesteps)),
@@ -302,9 +322,6 @@ class _Layer:
             "yy": _squares(wanted),
             "xy": float((phi * wanted).sum()),
         }
-        self.samples += samples
-        self.values += phi.size
-        self.totals = {name: self.totals.get(name, 0.0) + value for name, value in added.items()}
 
     def result(self, place: int) -> LayerDiagnosis:
         """What was found in all batches."""

@@ -76,4 +76,6 @@ class WatchedRun:
                 np.add(total.current, current, out=total.current)
                 np.add(total.potential, emitted, out=total.potential)
                 np.add(total.magnitude, np.abs(emitted), out=total.magnitude)
+            # Not to be there beside those of the next time-step.
+            del values, watched, pairs, current, emitted
         return sums
