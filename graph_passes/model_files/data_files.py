@@ -25,6 +25,9 @@ def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
 def data_file(tensor: onnx.TensorProto, path: Path) -> tuple[Path, str]:
     """The file in which a tensor of the model at ``path`` keeps its data; and how to say that."""
     model, location = path.resolve(), _entries(tensor).get("location", "")
+    if not isinstance(location, str):
+        # As of names in ``check_contents``, before which data files are looked for.
+        raise ModelError(f"'{path}' is damaged: a name in it is no text")
     what = f"'{path}': tensor '{tensor.name}' keeps its data in '{location}'"
     try:
         target, beside_link = model.parent / location, path.parent / location

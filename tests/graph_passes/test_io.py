@@ -258,6 +258,14 @@ def test_external_data_outside_the_folder_is_refused(tmp_path, how):
             read(path)
 
 
+def test_external_data_of_a_name_that_is_no_text(tmp_path):
+    path, _ = external(tmp_path, "weights.bin")
+    path.write_bytes(path.read_bytes().replace(b"weights.bin", b"weights.\xffin"))
+    for read in (read_model, files.files_of, convert):
+        with pytest.raises(ModelError, match="is damaged: a name in it is no text"):
+            read(path)
+
+
 def linked(tmp_path):
     """A model in the layout of the Hugging Face hub's cache, as links to files of other names."""
     path, content = external(tmp_path, "weights.bin")
