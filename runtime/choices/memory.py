@@ -236,7 +236,9 @@ def read_out_memory(plan: Plan, sizes: Sizes, shapes: Mapping[str, Sequence[int 
     most = _peak(plan.epilogue, made)
     if plan.read_out is not None:
         averages += averaged
-        given = {name: made.shapes[name] for name in outputs if name in made.shapes}
+        # The epilogue's outputs may have other names than what takes their averages.
+        taking = zip(plan.averages, outputs, strict=True)
+        given = {name: made.shapes[output] for name, output in taking if output in made.shapes}
         most = max(most, _peak(plan.read_out, sizes_of(plan.read_out, given)))
     return most + averages + sum(sizes.bytes_of(name) for name in shapes)
 

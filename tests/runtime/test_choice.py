@@ -237,6 +237,8 @@ def test_memory_grows_with_samples_and_states_are_exact():
         assert less.total < more.total
     # v of 32 + 24 + 16 neurons and the sum that the read-out reads, 16; float32, twice.
     assert found[1].states == 2 * 2 * 4 * (32 + 24 + 16 + 16)
+    # Chunks read them in full once more, as they are at first.
+    assert found[1].starts == found[1].states / 2
 
 
 # The budget ----------------------------------------------------------------------------
@@ -509,6 +511,33 @@ def test_memory_is_planned_ahead_where_there_is_room():
     assert not less.gives_back
 
 
+@pytest.mark.parametrize(("alone", "most", "idle"), [(10, 1000, 1010), (5000, 5000, 2000)])
+def test_activations_of_all_graphs_count(alone, most, idle, monkeypatch):
+    """Chunks of two lengths, and single time-steps, which may take more."""
+    monkeypatch.setattr(Estimate, "_peak", lambda _, t: alone if t == 1 else 1000)
+    chosen = with_budget(wide()).chosen(zeros(5))
+    assert chosen.chunks == (8, 4)
+    assert (chosen.memory.activations, chosen.memory.idle) == (most, idle)
+
+
+def test_what_a_time_step_takes_itself_is_not_what_a_chunk_takes_more(monkeypatch):
+    monkeypatch.setattr(Estimate, "_peak", lambda _, t: 2**30 + t)
+    for more, lengths in ((7, (8, 4)), (6, (4,)), (2, ())):
+        monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", more)
+        assert SpikingSession(wide(), threads=1).chosen(zeros(3)).chunks == lengths
+
+
+def test_weights_are_there_twice_while_they_are_rounded():
+    session = with_budget(wide(), plan="step")
+    time_steps = session._progress.time_steps
+    weights = time_steps.costs.weights
+    # A graph of time-steps copies all, once more while it is made; or next to nothing.
+    for copied, wanted in ((weights, 3 * weights), (16, 2 * weights - 16)):
+        time_steps.choices.clear()
+        time_steps.costs = replace(time_steps.costs, copied=copied)
+        assert session.chosen(zeros(3)).memory.weights == wanted
+
+
 def test_by_default_a_chunk_takes_little_more_than_a_time_step(monkeypatch):
     monkeypatch.setattr(estimate, "EXTRA_ACTIVATIONS", -1)
     assert SpikingSession(wide()).chosen(zeros(3)).chunks == ()
@@ -544,6 +573,23 @@ def test_activations_of_a_graph_by_hand():
     assert memory.peak_of_activations(graph, sizes, order) == memory.FRAGMENTED * alive * 10
 
 
+@pytest.mark.parametrize(
+    ("nodes", "numbers"),
+    [
+        ("a = Exp(x) b = Relu(a) y = Exp(b)", 8),
+        # "a" is read again, so that its place is not free.
+        ("a = Exp(x) b = Relu(a) c = Exp(b) y = Add(c, a)", 3 * 8),
+        # Nothing reads "b".
+        ("a, b = Split<axis = 1>(x) c = Exp(a) d = Concat<axis = 1>(c, c) y = Exp(d)", 4 + 8),
+    ],
+)
+def test_places_of_what_is_not_read_again(nodes, numbers):
+    graph = model(f"net (float[N, 8] x) => (float[N, 8] y) {{ {nodes} }}", {})
+    sizes = sizes_of(graph, {"x": (10, 8)})
+    peak = memory.peak_of_activations(graph, sizes, memory.as_executed(graph.graph.node))
+    assert peak == memory.FRAGMENTED * 4 * numbers * 10
+
+
 def test_convolutions_to_few_channels_are_padded(monkeypatch):
     monkeypatch.setattr(kernel_forms, "block_of_channels", lambda: 16)
 
@@ -561,6 +607,9 @@ def test_convolutions_to_few_channels_are_padded(monkeypatch):
     assert peak("y = Conv(a, w)", 2, w=(2, 3, 1, 1)) == 3 + 16
     assert peak("b = Conv(a, w) y = Exp(b)", 17, w=(17, 3, 1, 1)) == 3 + 32
     assert peak("b = Conv(a, w) y = Conv(b, v)", 2, w=(18, 3, 1, 1), v=(2, 18, 1, 1)) == 3 + 32
+    # 18 channels are read as they are, and what is made of them is not in blocks.
+    filters = {"w": (18, 3, 1, 1), "v": (40, 18, 1, 1)}
+    assert peak("b = Conv(a, w) c = Exp(b) y = Conv(c, v)", 40, **filters) == 18 + 18
     # A depthwise one is padded on both sides, if at all.
     depthwise = {"w": (20, 3, 1, 1), "v": (20, 1, 1, 1)}
     assert peak("b = Conv(a, w) y = Conv<group = 20>(b, v)", 20, **depthwise) == 20 + 2 * 32
@@ -646,6 +695,31 @@ def test_longer_chunks_are_never_estimated_lower():
                 for k in (2, 4, 8, 16)
             ]
             assert found == sorted(found)
+
+
+def test_estimates_that_are_kept_are_of_what_is_asked():
+    network = dyadic.finish(4)
+    session = SpikingSession(convert(dyadic.to_onnx(network)).model, threads=1)
+    chosen = session.chosen(dyadic.images(network, 2))
+    heavy = {layer.name: layer.axis for layer in chosen.layers if layer.axis is not None}
+    peaks, node = session._progress.time_steps.costs.peaks, next(iter(heavy))
+    asked = [
+        (timesteps, batched, 2, chosen.shapes, by_layer, scratch)
+        for timesteps, batched, by_layer, scratch in itertools.product(
+            (4, 8), ({}, heavy), (False, True), ({}, {node: 1000})
+        )
+    ]
+    apart = [replace(peaks, found={}).of(*each) for each in asked]
+    assert len(set(apart)) > len(asked) / 2
+    assert [peaks.of(*each) for each in asked] == apart
+    # What a node takes besides it takes for all time-steps that are one run of it.
+    for (timesteps, batched, *_), without, found in zip(
+        asked[::2], apart[::2], apart[1::2], strict=True
+    ):
+        times = timesteps if batched else 1
+        assert found - without == memory.FRAGMENTED * 2 * 1000 * times
+    always = replace(peaks, found={}, scratch={node: 1000})
+    assert [always.of(*each) for each in asked[::2]] == apart[1::2]
 
 
 def test_few_estimates_are_kept(monkeypatch):
@@ -745,7 +819,17 @@ def test_sums_that_are_read_out_count():
     text = "net (float[N, 1000] x) => (float[N, 1000] y) { y = Clip(x, zero, one) }"
     snn = convert(model(text, {"zero": np.float32(0), "one": np.float32(1)})).model
     found = SpikingSession(snn).chosen(np.zeros((7, 1000), np.float32)).memory
-    assert found.read_out >= 4 * 7 * 1000
+    # The sum; averages of sums and of silence, and in float64.
+    assert found.read_out == 4 * 7 * 1000 * (1 + 2 + 2)
+
+
+def test_what_is_read_out_of_averages_counts():
+    text = "net (float[N, 1000] x) => (float[N, 1000] y) { a = Clip(x, zero, one) "
+    text += "s = Softmax(a) e = Exp(s) y = Log(e) }"
+    snn = convert(model(text, {"zero": np.float32(0), "one": np.float32(1)})).model
+    found = SpikingSession(snn).chosen(np.zeros((7, 1000), np.float32)).memory
+    # As before, the averages themselves, and two of what is made of these at once.
+    assert found.read_out == 4 * 7 * 1000 * (1 + 2 + 2 + 1 + 2 * memory.FRAGMENTED)
 
 
 POOLED = (
@@ -754,6 +838,16 @@ POOLED = (
     "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(b) "
     "c = Conv<pads = [1, 1, 1, 1]>(p, w2) d = Clip(c, zero, one) y = GlobalAveragePool(d) }"
 )
+
+
+def test_estimates_of_images_of_another_size():
+    weights = {"zero": np.float32(0), "one": np.float32(1)}
+    weights |= {name: np.ones((4, n, 3, 3), np.float32) for name, n in (("w1", 1), ("w2", 4))}
+    snn = convert(model(POOLED, weights)).model
+    both = SpikingSession(snn, threads=1)
+    for size in (8, 80):
+        x = np.zeros((2, 1, size, 8), np.float32)
+        assert both.chosen(x).memory == SpikingSession(snn, threads=1).chosen(x).memory
 
 
 @pytest.mark.parametrize("samples", [1, 3])
