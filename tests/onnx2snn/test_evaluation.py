@@ -5,7 +5,7 @@ import pytest
 from one_neuron import WEIGHTS, X
 from onnx_text import model
 
-from onnx2snn import DataError, ModelError, convert, evaluate, from_arrays
+from onnx2snn import DataError, ModelError, SpikingSession, convert, evaluate, from_arrays
 from onnx2snn.measuring.classes import require_class_output
 from onnx2snn.runtime.result import class_output
 
@@ -86,3 +86,25 @@ def test_whole_numbers_beside_scores_of_places_are_no_classes():
     assert class_output({"scores": scores, "labels": labels}) is None
     with pytest.raises(DataError, match=r"not a sequence, int32\[4, 7\], float32\[4, 7, 5\] of"):
         require_class_output({"parts": [labels], "labels": labels, "scores": scores})
+
+
+def test_rounded_networks_are_compared_with_themselves_in_float32(monkeypatch):
+    """At each number of time-steps."""
+    monkeypatch.setattr("onnx2snn.runtime.layers.int8.WORTH", np.inf)
+    rng = np.random.default_rng(1)
+    text = (
+        "net (float[N, 16] x) => (float[N, 10] y) { a = Clip(x, zero, one) b = MatMul(a, w) "
+        "c = Clip(b, zero, one) d = MatMul(c, v) e = Clip(d, zero, one) y = MatMul(e, u) }"
+    )
+    shapes = {"w": (16, 16), "v": (16, 16), "u": (16, 10)}
+    weights = {name: rng.normal(size=n).astype(np.float32) / 2 for name, n in shapes.items()}
+    snn = convert(model(text, weights | BOUNDS)).model
+    x = rng.random((200, 16), np.float32)
+    report = evaluate(snn, from_arrays(x), [4, 32], precision="int8", batch_size=200)
+    said = {
+        precision: SpikingSession(snn, precision=precision).run(x, 32, [4]).readouts
+        for precision in ("float32", "int8")
+    }
+    for row in report["float32"]:
+        plain, rounded = (said[p][row["timesteps"]].output.argmax(1) for p in said)
+        assert row["agreement"] == 100 * (plain == rounded).mean() < 100

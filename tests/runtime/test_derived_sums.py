@@ -4,6 +4,7 @@ from unittest.mock import Mock
 
 import dyadic
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from onnx_text import model
@@ -338,6 +339,8 @@ def test_sums_of_dense_layers_with_thresholds_of_channels(attributes, axis):
 BETWEEN = {
     "two layers": ("g = MatMul(a, w) h = MatMul(g, v)", 24 * 24 * 2),
     "weights first": ("l = Unsqueeze(a, last) g = MatMul(w, l) h = Squeeze(g, last)", 24),
+    "weights first, of rows": ("l = Unsqueeze(a, last) g = MatMul(rows, l) i = Add(g, many) "
+                               "p = Slice(i, none, first, last) h = Squeeze(p, last)", 24 + 40),
     "a sum": ("g = ReduceSum(a, first) h = Add(g, many)", np.inf),
     "what is added": ("g = MatMul(a, w) i = MatMul(a, v) h = Add(g, i)", 24 + 24 * 2),
     "a constant": ("g = MatMul(a, w) h = Sub(g, many)", 24 + 40),
@@ -365,10 +368,26 @@ def test_how_large_what_is_between_neurons_may_be(name, few, monkeypatch):
     values |= {"none": np.array([0]), "size": np.array([24])}
     values |= {"many": np.linspace(-40, 0, 24, dtype=np.float32), "ones": np.ones(24, np.float32)}
     values["nothing"] = np.zeros((1, 12), np.float32)
+    values["rows"] = np.diag(np.arange(1, 25, dtype=np.float32))
     text = "net (float[N, 24] x) => (float[N, K] y) { a = Clip(x, zero, one) %s "
     text += "b = Clip(h, zero, one) c = MatMul(b, w) d = Clip(c, zero, one) y = Identity(d) }"
     plan = build_plan(convert(model(text % body, values)).model)
     assert currents_in_thresholds(plan, CONSERVING)["b"] == pytest.approx(wanted)
+
+
+def test_factors_of_a_layer_count():
+    """Of files as others write them."""
+    text = "net (float[N, 4] x) => (float[N, 4] y) { a = Clip(x, zero, one) g = Gemm(a, w, b) "
+    text += "c = Clip(g, zero, one) y = Neg(c) }"
+    values = {"w": np.full((4, 4), -1, np.float32), "b": np.full(4, 2, np.float32)}
+    values |= {"zero": np.float32(0), "one": np.float32(1)}
+    plan = build_plan(convert(model(text, values)).model)
+    (layer,) = (node for node in plan.step.graph.node if node.op_type == "Gemm")
+    for name, factor in (("alpha", -3.0), ("beta", -5.0)):
+        del layer.attribute[:]
+        layer.attribute.append(onnx.helper.make_attribute(name, factor))
+        wanted = {"alpha": 3 * 4 + 2, "beta": 4 + 5 * 2}[name]
+        assert currents_in_thresholds(plan, CONSERVING)["c"] == wanted
 
 
 @pytest.mark.parametrize(("mode", "wanted"), [("linear", 1), ("cubic", np.inf)])

@@ -115,6 +115,14 @@ def test_by_default_one_sample_of_a_heavy_network(no_overheads, monkeypatch):
     assert not SpikingSession(snn, threads=1).chosen(images(1)).lean
 
 
+def test_by_default_lean_graphs_give_back_what_is_much(no_overheads, monkeypatch):
+    assert not SpikingSession(heavy(), threads=1).chosen(images(1)).memory.gives_back
+    monkeypatch.setattr(estimate, "FEW_ACTIVATIONS", 0)
+    chosen = SpikingSession(heavy(), threads=1).chosen(images(1))
+    assert chosen.lean
+    assert chosen.memory.gives_back
+
+
 @pytest.mark.parametrize("dense", [True, False])
 def test_only_where_most_weights_may_come_first(dense, no_overheads, monkeypatch):
     """A dense layer has 10 times the weights of the convolution, or a tenth."""

@@ -240,6 +240,22 @@ def test_pools_keep_their_maxima_where_sizes_are_known(monkeypatch, known):
     assert pools == ({"MaxPool"} if known else {"SpikingMaxPool"})
 
 
+def test_pools_in_float16_between_neurons_in_float32():
+    text = (
+        "net (float[N, 2, 8, 8] x) => (float[N, 2, 5, 5] y) { a = Conv(x, w) "
+        "b = Clip(a, zero, two) h = Cast<to = 10>(b) p = MaxPool<kernel_shape = [2, 2]>(h) "
+        "c = Cast<to = 1>(p) y = Clip(c, zero, half) }"
+    )
+    rng = np.random.default_rng(0)
+    values = {"zero": np.float32(0), "half": np.float32(0.5), "two": np.float32(2)}
+    values["w"] = dyadic.weights(rng, 2, 2, 3, 3)
+    snn = convert(model(text, values), maxpool="exact").model
+    x = (rng.integers(-8, 9, (3, 2, 8, 8)) / 8).astype(np.float32)
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 23, [6]), stepped.run(x, 23, [6]))
+    assert chunked.chosen(x).chunks
+
+
 @pytest.mark.parametrize(
     ("weights", "long"),
     [
@@ -289,6 +305,16 @@ SHARED = {
         "e = Conv(c, w) h = Clip(e, zero, half) f = Conv<pads = [1, 1, 1, 1]>(h, w) "
         "y = Clip(f, zero, two)"
     ),
+    "an input of two thresholds": (
+        "h = Clip(x, zero, half) e = Conv(c, w) f = Conv(h, v) g = Add(e, f) y = Clip(g, zero, one)"
+    ),
+    "a layer of two thresholds": (
+        "e = Conv(c, w) h = Clip(e, zero, half) k = Clip(e, zero, two) y = Add(h, k)"
+    ),
+    "a sum of two thresholds": (
+        "e = Conv(c, w) f = Conv(c, v) g = Add(e, f) h = Clip(g, zero, half) "
+        "k = Clip(g, zero, two) y = Add(h, k)"
+    ),
 }
 
 
@@ -297,9 +323,32 @@ def test_what_has_several_readers(name):
     text = "net (float[N, 4, 6, 6] x) => (float[N, 4, 4, 4] y) {{ c = Clip(x, zero, two) {} }}"
     weights = partial(dyadic.weights, np.random.default_rng(0))
     values = {key: np.float32(v) for key, v in (("zero", 0), ("half", 0.5), ("one", 1), ("two", 2))}
-    values |= {"w": weights(4, 4, 3, 3), "shift": weights(1, 4, 1, 1)}
+    values |= {"w": weights(4, 4, 3, 3), "shift": weights(1, 4, 1, 1), "v": weights(4, 4, 3, 3)}
     snn = convert(model(text.format(SHARED[name]), values)).model
     x = (np.random.default_rng(1).integers(-16, 17, (3, 4, 6, 6)) / 8).astype(np.float32)
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 23, [6]), stepped.run(x, 23, [6]))
+
+
+ELSEWHERE = {
+    "a matrix along another axis": "f = MatMul(d, m)",
+    "one channel beside many": "e = Conv(d, u) k = Clip(e, zero, two) g = Conv(d, v) f = Add(k, g)",
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_as_many_numbers_as_channels_that_are_none(name):
+    text = (
+        "net (float[N, 4, 6, 4] x) => (float[N, 4, 6, 4] y) { c = Relu(x) d = Min(c, first) "
+        f"{ELSEWHERE[name]} h = Relu(f) y = Min(h, second) }}"
+    )
+    weights = partial(dyadic.weights, np.random.default_rng(0))
+    values = {"m": weights(4, 4), "u": weights(1, 4, 1, 1), "v": weights(4, 4, 1, 1)}
+    values |= {"zero": np.float32(0), "two": np.float32(2)}
+    for level, each in zip(("first", "second"), EACH, strict=True):
+        values[level] = np.array(each, np.float32).reshape(4, 1, 1)
+    snn = convert(model(text, values)).model
+    x = (np.random.default_rng(1).integers(0, 33, (3, 4, 6, 4)) / 8).astype(np.float32)
     chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
     same(chunked.run(x, 23, [6]), stepped.run(x, 23, [6]))
 
