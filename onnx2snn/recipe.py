@@ -115,7 +115,9 @@ class Recipe:
         settings: those that someone gave, by the names that ``convert`` has for them.
         """
         for name, value in settings.items():
-            option = _WITHOUT[name] if value is False else f"--{name.replace('_', '-')}"
+            option = f"--{name.replace('_', '-')}"
+            if value is False:
+                option = _WITHOUT.get(name, option)
             for function in self.passes:
                 # Repeating the recipe's own threshold or per_channel is harmless; a given v(0) or
                 # recalibrate never is, since the pass overwrites it.

@@ -113,7 +113,8 @@ def largest_of(values: Mapping[str, np.ndarray]) -> dict[str, float]:
     """How large the tensors are that a step reads, by name, as ``largest_in``.
 
     Raises ``NotFiniteError`` where one holds NaN, of which neurons emit nothing, or NaN, by how
-    they are computed. Infinity is a current, as the logarithm of 0 is.
+    they are computed; also where a Where would not pass it on. Infinity is a current, as the
+    logarithm of 0 is.
     """
     found = {name: largest_in(value) for name, value in values.items()}
     for name in (name for name, largest in found.items() if math.isnan(largest)):

@@ -269,11 +269,13 @@ def _descended(
 
     Each column is a system of its own, of those of its rows that are kept; the others are 0.
     """
-    found = np.zeros(product.shape)
+    found = np.zeros_like(product)
+    # Products of large inputs with its sums would be beyond what a factor's type holds.
+    unit = np.abs(product).max(initial=0) or 1.0
     # Eight arrays of these columns, about, in 64 bits.
     for part in few_samples(product.shape[1], 16 * len(product), MOST_NUMBERS):
         rows, x = kept[:, part], found[:, part]
-        left = rows * product[:, part].astype(np.float64)
+        left = rows * (product[:, part] / np.float64(unit))
         direction, square = left.copy(), np.square(left).sum(axis=0)
         for _ in range(DIRECTIONS):
             turned = penalty * direction
@@ -284,6 +286,7 @@ def _descended(
             left -= step * turned
             before, square = square, np.square(left).sum(axis=0)
             direction = left + square / np.maximum(before, _TINY) * direction
+        x *= unit
     return found
 
 

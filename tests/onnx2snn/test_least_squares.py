@@ -137,14 +137,16 @@ def test_advanced_calibration_fits_convolutions(layer, pruned):
     np.testing.assert_allclose(bias, weights["b"] + shift + delta, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1, 1e10])
 @pytest.mark.parametrize("samples", [20, 50])
-def test_outputs_of_pruned_layers_are_systems_of_their_own(samples, monkeypatch):
+def test_outputs_of_pruned_layers_are_systems_of_their_own(samples, scale, monkeypatch):
     """One that has no weights left, one with a single one, others with some; two at a time."""
     monkeypatch.setattr(least_squares, "MOST_NUMBERS", 2 * 16 * 30)
     rng = np.random.default_rng(0)
     x, u = (rng.normal(size=shape).astype(np.float32) for shape in ((samples, 30), (30, 5)))
     u *= np.abs(np.arange(30)[:, np.newaxis] - [40, 29, 0, 30, 15]) < [1, 1, 16, 10, 8]
     lacks = rng.normal(size=(samples, 5)).astype(np.float32)
+    x, lacks = np.float32(scale) * x, np.float32(scale) * lacks
     g = graph("g (float[N, 30] x) => (float[N, 5] y) { y = MatMul(x, u) }", {"u": u})
     assert fit_weights(g, g.outputs[0], lacks, 1.0, lambda _: [x, np.zeros_like(lacks)])
     found = g.nodes[0].inputs[1].values - u
