@@ -49,7 +49,7 @@ def check_contents(model: onnx.ModelProto, what: str) -> None:
         damaged = True
     if damaged:
         raise ModelError(f"{what} is damaged: a name in it is no text")
-    for graph in _graphs(model):
+    for graph in every_graph(model):
         for info in infos_of(graph):
             if info.type.HasField("tensor_type"):
                 check_type(info.type.tensor_type.elem_type, info.name, what)
@@ -68,7 +68,7 @@ def check_kinds(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> No
     tensors nor sequences of them, attributes of rare types, and constants of a subgraph that have
     the name of what is around it, as ONNX forbids.
     """
-    for graph in _graphs(model):
+    for graph in every_graph(model):
         for info in infos_of(graph):
             _check_is_tensor(info, "the model")
     _check_constants_of_bodies(model.graph, {}, weights)
@@ -151,7 +151,7 @@ def _texts(model: onnx.ModelProto) -> Iterator[str | bytes]:
                 yield from [value] if isinstance(value, str | bytes) else value
 
 
-def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+def every_graph(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     """The graph of a model, and the graphs inside nodes, those of functions too."""
     yield model.graph
     yield from (graph for node in every_node(model) for graph in graphs_in(node))
@@ -174,7 +174,7 @@ def check_type(kind: int, name: str, what: str) -> None:
 
 def stored_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """All tensors of a model, the initializers of its own graph first."""
-    for graph in _graphs(model):
+    for graph in every_graph(model):
         yield from graph.initializer
     for node in every_node(model):
         for attribute in node.attribute:
@@ -263,7 +263,7 @@ def widen_weights(model: onnx.ModelProto) -> None:
     Raises ``ModelError`` for those that hold fewer numbers than their shape says.
     """
     read = {name for node in every_node(model) for name in node.input if not _dequantises(node)}
-    read |= {info.name for graph in _graphs(model) for info in graph.output}
+    read |= {info.name for graph in every_graph(model) for info in graph.output}
     for tensor in model.graph.initializer:
         if tensor.data_type not in FEW_BITS or tensor.name in read:
             continue
@@ -287,7 +287,7 @@ def _dequantises(node: onnx.NodeProto) -> bool:
 
 def has_sparse(model: onnx.ModelProto) -> bool:
     """Whether a model has sparse initializers, or nodes Constant of sparse values."""
-    stored = any(graph.sparse_initializer for graph in _graphs(model))
+    stored = any(graph.sparse_initializer for graph in every_graph(model))
     return stored or any(_sparse_values(node) for node in every_node(model))
 
 
@@ -297,7 +297,7 @@ def make_dense(model: onnx.ModelProto, what: str) -> None:
     Raises ``ModelError`` for positions outside the tensor, and for one larger than memory
     should hold.
     """
-    for graph in _graphs(model):
+    for graph in every_graph(model):
         for sparse in graph.sparse_initializer:
             graph.initializer.append(_dense(sparse, what))
         graph.ClearField("sparse_initializer")

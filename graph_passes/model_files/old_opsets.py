@@ -11,6 +11,7 @@ from onnx2snn.graph_passes.errors import ModelError, first_line
 from onnx2snn.graph_passes.graph.editing import free_name
 from onnx2snn.graph_passes.graph.neurons import NEURON_OPSET
 
+from .contents import every_graph
 from .inference import inferred
 from .protos import STANDARD, all_nodes, graphs_in, infos_of, names_in
 from .weights import replace_all
@@ -57,19 +58,12 @@ def _drop_unused_value(node: onnx.NodeProto) -> None:
 
 def _types_in(structure: onnx.ModelProto) -> dict[str, int]:
     """The types of tensors by name, as far as they follow from the inputs'; of float32 none."""
-    half_or_double = (onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
     types: dict[str, int] = {}
-
-    def note(graph: onnx.GraphProto) -> None:
-        found = {info.name: info.type.tensor_type.elem_type for info in infos_of(graph)}
-        found |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-        types.update((name, kind) for name, kind in found.items() if kind in half_or_double)
-        for node in graph.node:
-            for inner in graphs_in(node):
-                note(inner)
-
-    note(inferred(structure).graph)
-    return types
+    for graph in every_graph(inferred(structure)):
+        types |= {info.name: info.type.tensor_type.elem_type for info in infos_of(graph)}
+        types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    half_or_double = (onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    return {name: kind for name, kind in types.items() if kind in half_or_double}
 
 
 def _give_types(graph: onnx.GraphProto, types: Mapping[str, int]) -> None:

@@ -1,6 +1,5 @@
 """Weights that bring a layer's mean current, or read-out, nearest to that of the ANN."""
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -256,12 +255,6 @@ def _held_back(gram: np.ndarray, penalty: float) -> np.ndarray:
     return gram
 
 
-def _multiplied(y: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    # In the factor's type, of which there would be another copy each time.
-    product: np.ndarray = factor @ y.astype(factor.dtype, copy=False)
-    return product
-
-
 def _descended(
     factors: Sequence[np.ndarray], penalty: float, product: np.ndarray, kept: np.ndarray
 ) -> np.ndarray:
@@ -278,9 +271,11 @@ def _descended(
         left = rows * (product[:, part] / np.float64(unit))
         direction, square = left.copy(), np.square(left).sum(axis=0)
         for _ in range(DIRECTIONS):
-            turned = penalty * direction
-            turned += functools.reduce(_multiplied, reversed(factors), direction)
-            turned *= rows
+            turned = direction
+            for factor in reversed(factors):
+                # In its own type, or there would be another copy of it each time.
+                turned = factor @ turned.astype(factor.dtype, copy=False)
+            turned = rows * (penalty * direction + turned)
             step = square / np.maximum((direction * turned).sum(axis=0), _TINY)
             x += step * direction
             left -= step * turned
