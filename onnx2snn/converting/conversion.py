@@ -34,7 +34,12 @@ from onnx2snn.spiking_passes.searching import bounds_of_neurons
 from onnx2snn.version import __version__
 
 from .checking import Agreement
-from .examination import analog_activations, require_bounds, require_loadable
+from .examination import (
+    analog_activations,
+    options_to_approximate,
+    require_bounds,
+    require_loadable,
+)
 from .network import Network
 from .notes import notes_on_settings
 from .request import Request, Reset, requested
@@ -163,6 +168,7 @@ def convert(
     network = _network(model, calibration, request, batch_size, providers, report)
     _rewrite_ann(network, calibration, given.get("approximate"), batch_size)
     require_convertible(network.graph, settings.maxpool, network.declined, network.on_means)
+    network.notes += _note_on_curves(network)
     if settings.threshold is None:
         require_bounds(network.graph, settings.name)
     clips = bounds_by_result(network.graph)
@@ -257,6 +263,17 @@ def _reports(
         shape = tuple(node.outputs[0].shape[1:])
         found.append(NeuronReport(node.name, shape, threshold, source if same else source + then))
     return found
+
+
+def _note_on_curves(network: Network) -> list[str]:
+    """By which options more of the network would spike."""
+    options = options_to_approximate(network.graph, network.maxpool, network.on_means)
+    if not options:
+        return []
+    return [
+        "curves stay analog, before the first neurons or behind the last ones; "
+        f"{options} makes neurons of them, and more of the network spikes"
+    ]
 
 
 def _note_on_vain_timesteps(request: Request) -> list[str]:

@@ -208,16 +208,11 @@ def require_activations(
         return
     found = other_activations(graph, unquantised, pools)
     has = "these activations:" if found else "no activations"
-    # With which clips leave nothing in the way, the fewest options first.
-    enough = [
-        way
-        for way in (dict.fromkeys((on_means, True)) if regions_to_approximate(graph) else ())
-        if not obstacles(graph, maxpool, approximated=True, on_means=way)
-    ]
-    if enough:
+    options = options_to_approximate(graph, maxpool, on_means)
+    if options:
         has = (
             "these activations; clips can stand in for those before the last layer (convert "
-            f"{'--on-means ' * enough[0]}--approximate N --calibration DATA):"
+            f"{options} --calibration DATA):"
         )
         found = analog_activations(graph)
     elif hides_in_quantisation(graph, unquantised and not found):
@@ -227,6 +222,19 @@ def require_activations(
         f"a spiking neuron; it has {has}",
         found,
     )
+
+
+def options_to_approximate(graph: gs.Graph, maxpool: MaxPool, on_means: bool) -> str:
+    """The options, the fewest, by which clips stand in for curves and nothing is in the way.
+
+    Empty where there are no curves, or something is. ``on_means``: as of ``convert``.
+    """
+    if not regions_to_approximate(graph):
+        return ""
+    for way in dict.fromkeys((on_means, True)):
+        if not obstacles(graph, maxpool, approximated=True, on_means=way):
+            return f"{'--on-means ' * way}--approximate N"
+    return ""
 
 
 def require_sizes(nodes: Iterable[gs.Node]) -> None:

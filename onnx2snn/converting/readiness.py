@@ -33,6 +33,7 @@ from .examination import (
     IN_READ_OUT,
     analog_activations,
     hides_in_quantisation,
+    options_to_approximate,
     other_activations,
 )
 from .network import Network
@@ -189,8 +190,9 @@ def _examined(network: Network, pools: dict[str, str | None], approximate: bool)
         # What feeds no neuron, or is fed by none, may stay as it is.
         curved &= set(found)
         kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}
-        helped = () if left else (curve.name for curve in curves if curve.name in kept)
-        kept |= {name: f"{kept[name]}; --approximate N makes neurons of it" for name in helped}
+        options = options_to_approximate(graph, network.maxpool, on_means)
+        helped = [curve.name for curve in curves if options and curve.name in kept]
+        kept |= {name: f"{kept[name]}; {options} makes neurons of it" for name in helped}
     if not has_neurons and not curved:
         others = other_activations(graph, network.unquantised, network.hidden_pools)
         found = found | {refusal.node: refusal for refusal in others}

@@ -635,9 +635,11 @@ def test_what_stays_analog_before_the_first_neuron_is_said(name):
     assert "--approximate N makes neurons of it" in rows["s"].reason
     conversion = convert(ann, calibration=from_arrays(X), recipe="signed")
     assert [refusal.node for refusal in conversion.analog] == ["s"]
+    assert any("; --approximate N makes neurons" in note for note in conversion.notes)
     assert [neuron.name for neuron in conversion.neurons] == ["r"]
     more = convert(ann, calibration=from_arrays(X), recipe="signed", approximate=4)
     assert not more.analog
+    assert not any("--approximate" in note for note in more.notes)
     assert len(more.neurons) > 1
     alone = model(text.format(ANALOG[name], "r = Identity(s)"), WEIGHTS)
     with pytest.raises(UnsupportedModelError, match=r"(?s)--approximate N.* 's': not a ReLU"):
@@ -654,6 +656,20 @@ def test_a_curve_of_the_read_out_is_no_activation_before_the_neurons():
     assert rows["s"].role == "read-out"
     assert "behind the last neurons; --approximate N makes neurons of it" in rows["s"].reason
     assert "before the first neuron" not in rows["s"].reason
+
+
+def test_curves_of_the_read_out_that_want_means_too_are_told_of():
+    ann = model(
+        "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) r = Relu(a) b = MatMul(r, u) "
+        "s = Sigmoid(b) c = Mul(r, s) d = MatMul(c, u) e = Sigmoid(d) y = MatMul(e, v) }",
+        WEIGHTS,
+    )
+    options = "--on-means --approximate N makes neurons of"
+    assert options in {row.node: row for row in check(ann).nodes}["s"].reason
+    assert any(options in note for note in convert(ann, calibration=from_arrays(X)).notes)
+    both = convert(ann, calibration=from_arrays(X), approximate=4, on_means=True)
+    assert not both.analog
+    assert not any("--approximate" in note for note in both.notes)
 
 
 BY_ANOTHER = {
