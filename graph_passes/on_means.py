@@ -7,7 +7,7 @@ from .graph import neurons
 from .graph.editing import constant_value, is_floating, is_used, operands, require_graph
 from .graph.masks import MASKING, masks_alone
 from .graph.operators import SHAPE_OPS, WEIGHTED
-from .graph.regions import computable_on_means, downstream, nonlinear_nodes, regions
+from .graph.regions import computable_on_means, downstream, nonlinear_nodes, reached, regions
 from .graph.shapes import require_ranks
 from .graph.states import StateEditor, add_counting, clock
 from .graph.tidying import tidy
@@ -129,10 +129,7 @@ def _is_plain(node: gs.Node) -> bool:
 
 def nodes_on_means(graph: gs.Graph) -> list[gs.Node]:
     """The nodes that compute with means between neurons, in graph order."""
-    names = {node.outputs[0].name for node in graph.nodes if neurons.gives_mean(node)}
-    found = []
-    for node in graph.nodes:
-        if not neurons.is_stateful(node) and any(t.name in names for t in node.inputs):
-            names.update(t.name for t in node.outputs if t.name)
-            found.append(node)
-    return found
+    means = {node.outputs[0].name for node in graph.nodes if neurons.gives_mean(node)}
+    names = reached(graph, means, neurons.stateful_nodes(graph))
+    plain = (node for node in graph.nodes if not neurons.is_stateful(node))
+    return [node for node in plain if any(tensor.name in names for tensor in node.inputs)]

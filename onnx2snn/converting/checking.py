@@ -233,14 +233,9 @@ def require_rounding(passes: Sequence[Pass], before: ModelParts, x: Inputs, erro
     limit = max(tolerance(graph), min(ROUNDINGS * rounding, 1.0))
     if error <= limit:
         return rounding
-    for function in (None, *passes):
-        if function is not None:
-            run_passes(graph, [function])
-        name = (
-            "upgrade_opset (or standardise_scikit_learn)"
-            if function is None
-            else pass_name(function)
-        )
+    first: tuple[str, list[Pass]] = "upgrade_opset (or standardise_scikit_learn)", []
+    for name, step in (first, *((pass_name(function), [function]) for function in passes)):
+        run_passes(graph, step)
         found = relative_error(wanted, outputs_of(to_parts(graph), x))
         if found > limit:
             raise PassError(

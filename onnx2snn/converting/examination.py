@@ -305,19 +305,18 @@ def analog_activations(graph: gs.Graph) -> list[Refusal]:
             late.append(node)
         elif not spiked and (between or _is_activation(node) or _holds_activations(node)):
             others.append(node)
-    place = {node.name: index for index, node in enumerate(graph.nodes)}
-    before = [Refusal(found.name, found.op, reason) for found in regions]
-    before += [
-        Refusal(node.name, node.op, IN_CONTROL_FLOW if _holds_activations(node) else reason)
+    before = {found.name: Refusal(found.name, found.op, reason) for found in regions}
+    before |= {
+        node.name: Refusal(
+            node.name, node.op, IN_CONTROL_FLOW if _holds_activations(node) else reason
+        )
         for node in others
-    ]
-    ids = {id(node) for node in first}
-    before += [Refusal(node.name, node.op, IN_DIVISOR) for node in divisors if id(node) not in ids]
-    before += [Refusal(node.name, node.op, IN_INPUT) for node in first]
-    before.sort(key=lambda refusal: place[refusal.node])
-    kept = {node.name: Refusal(node.name, node.op, BEHIND_NEURONS) for node in late}
-    kept |= {node.name: Refusal(node.name, node.op, IN_READ_OUT) for node in last}
-    return [*before, *sorted(kept.values(), key=lambda refusal: place[refusal.node])]
+    }
+    before |= {node.name: Refusal(node.name, node.op, IN_DIVISOR) for node in divisors}
+    before |= {node.name: Refusal(node.name, node.op, IN_INPUT) for node in first}
+    behind = {node.name: Refusal(node.name, node.op, BEHIND_NEURONS) for node in late}
+    behind |= {node.name: Refusal(node.name, node.op, IN_READ_OUT) for node in last}
+    return [kept[n.name] for kept in (before, behind) for n in graph.nodes if n.name in kept]
 
 
 def _is_activation(node: gs.Node) -> bool:

@@ -193,7 +193,7 @@ def apply_passes(network: Network, passes: Sequence[SpikingPass], timesteps: int
         snn = replace(snn, data=data)
         network.notes += notes
         if not all(each.for_any_t for each in traits):
-            network.notes += notes_on_few_at_once(data, network.running.batch_size)
+            network.notes += notes_on_few_at_once(data, together)
     network.run([*(over_graph(function, snn) for function in passes), fold_batch_normalization])
     require_finite_results(network.graph)
 

@@ -219,7 +219,8 @@ def notes_on_few_at_once(data: Data, batch_size: int) -> list[str]:
     return [
         f"corrections look at batches of {counted(batch_size, 'sample')}, by which they are worse "
         f"than by those of {FEWEST} or more (--batch-size; a batch size that the network fixes is "
-        "better left open where it is exported)"
+        "better left open where it is exported; what large layers have at all T time-steps may "
+        "leave room for no more)"
     ]
 
 

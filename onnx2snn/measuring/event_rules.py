@@ -111,14 +111,13 @@ def _let_count(editor: Editor, node: gs.Node, weights: int) -> None:
 
 def operations(editor: Editor, node: gs.Node, weights: int) -> gs.Variable:
     """The sum of what a layer counts. Of what it hands on then, only the shape counts."""
-    fan_outs = _fan_outs(node, weights)
+    name, fan_outs = f"{node.name}/operations", _fan_outs(node, weights)
+    # In double, since a layer can have more than the 2^24 operations that float32 counts.
     if fan_outs is None:
         _let_count(editor, node, weights)
-    # In double, since a layer can have more than the 2^24 operations that float32 counts.
-    name = f"{node.name}/operations"
-    counted = node.outputs[0] if fan_outs is None else node.inputs[1 - weights]
-    exact = _cast(editor, f"{name}/exact", counted, np.float64)
-    if fan_outs is not None:
+        exact = _cast(editor, f"{name}/exact", node.outputs[0], np.float64)
+    else:
+        exact = _cast(editor, f"{name}/exact", node.inputs[1 - weights], np.float64)
         inputs = [exact, exact]
         inputs[weights] = editor.constant(f"{name}/fan-outs", fan_outs)
         transposed = ("transA", "transB")[1 - weights]

@@ -78,6 +78,18 @@ def test_batches_that_are_small():
     assert not told("rmp", 1)
 
 
+def test_a_small_batch_size_that_the_network_fixes_is_told_of():
+    """Samples are not apart, so that it cannot be opened: each is scaled by the batch's mean."""
+    text = (
+        "net (float[{0}, 6] x) => (float[{0}, 6] y) {{ m = ReduceMean<axes = [0], keepdims = 1>(x) "
+        "c = Sub(x, m) r = Relu(c) d = MatMul(r, w) s = Relu(d) y = MatMul(s, w) }}"
+    )
+    weights = {"w": RNG.normal(size=(6, 6)).astype(np.float32)}
+    for size in (2, 12):
+        notes = convert(model(text.format(size), weights), calibration=from_arrays(X)).notes
+        assert any("look at batches of 2 samples," in note for note in notes) == (size == 2)
+
+
 def test_arrays_that_no_input_reads_change_nothing():
     """Neither a running number, which has an order, nor what is not finite or far off."""
     ann = model(
