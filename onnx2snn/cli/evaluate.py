@@ -98,7 +98,7 @@ def evaluate(
 
     With --early-exit, accuracy and agreement where each sample leaves by a rule: its read-out's
     softmax is as high as the confidence, and the class was the same at the last looks. The
-    default of SpikingSession.run(early_exit=EarlyExit()) is in bold.
+    default is that of SpikingSession.run(early_exit=EarlyExit()).
     """
     refuse_root(data_root, source)
     require_plot(plot, model, source, ann)

@@ -56,7 +56,7 @@ def _kinds_of(report: dict[str, Any]) -> dict[str, str]:
 
 
 def early_exit_table(report: dict[str, Any]) -> Table:
-    """Accuracy at fixed T, and where samples leave early, the default rule in bold."""
+    """Accuracy at fixed T, and where samples leave early, by the default rule and others."""
     most, kinds = report["snn"][-1]["timesteps"], _kinds_of(report)
     table = new_table(
         f"{counted(report['samples'], 'sample')}, T up to {most}",
@@ -75,9 +75,9 @@ def early_exit_table(report: dict[str, Any]) -> Table:
         equal = f">{most}" if row["as_accurate_as"] is None else str(row["as_accurate_as"])
         if row["accuracy"] is None and row["agreement"] is None:
             equal = "-"
-        what = f"confidence {rule.confidence:g}, stable {rule.stable}"
-        style = "bold" if rule == EarlyExit() else ""
-        add(what, f"{row['mean_timesteps']:.1f}", row, equal, style)
+        default = rule == EarlyExit()
+        what = f"confidence {rule.confidence:g}, stable {rule.stable}{', default' * default}"
+        add(what, f"{row['mean_timesteps']:.1f}", row, equal, "bold" * default)
     if report["ann"] is not None:
         table.add_section()
         table.add_row("ANN", "", percent_text(report["ann"]["accuracy"]))
@@ -101,9 +101,9 @@ def early_exit_caption(report: dict[str, Any]) -> str:
         leave = f"none may leave before T={earliest}"
         pays = ((row["as_accurate_as"] or most + 1) > row["mean_timesteps"] for row in rules)
         if not any(pays):
-            leave += ", and for no rule is the mean below the fixed T that is as accurate"
+            leave += ". No rule pays here: its mean is no less than the T as accurate as it"
     return (
-        f"as accurate as T: the smallest T above within {AS_ACCURATE} points. "
+        f"as accurate as T: the smallest T above that lacks at most {AS_ACCURATE} points. "
         f"Looked at every {EarlyExit.every} time-steps; {leave}."
     )
 

@@ -19,12 +19,14 @@ from onnx2snn.graph_passes.graph.editing import (
     optional_input,
 )
 from onnx2snn.graph_passes.graph.neurons import (
+    DOMAIN,
     initial_potential_of,
     is_neuron,
     names_of_states,
     neuron_nodes,
     threshold_of,
 )
+from onnx2snn.graph_passes.graph.operators import SPIKING_POOLS
 from onnx2snn.graph_passes.graph.windows import pads_itself, written_pads
 
 RESETS = {"IF": "subtract", "ResetToZeroIF": "zero"}
@@ -34,8 +36,9 @@ _QUANTISED = "convert the ANN as it was before it was quantised"
 _ADVICE = {
     "Cast": "export the ANN in float32, and convert that", "QuantizeLinear": _QUANTISED,
     "DequantizeLinear": _QUANTISED, "DynamicQuantizeLinear": _QUANTISED,
+    **dict.fromkeys(SPIKING_POOLS, "convert with --maxpool average"),
 }  # fmt: skip
-"""What helps where an operator is there for another type than float32."""
+"""What helps against an operator."""
 
 WIDEST_DIAGONAL = 4096
 """Channels or features: a diagonal of more would be a matrix of over 64 MiB."""
@@ -109,7 +112,7 @@ class NirWriter:
         self.signals[tensor.name] = self._add(node, tensor.name, (), shape or ())
 
     def _node(self, node: gs.Node) -> Signal:
-        if node.domain not in (None, "", "onnx2snn"):
+        if node.domain not in (None, "", DOMAIN):
             raise Refused("NIR has no such operator")
         writers: dict[str, Callable[[gs.Node], Signal]] = {
             "Conv": self._conv, "Gemm": self._linear, "MatMul": self._linear,

@@ -135,20 +135,31 @@ _CALL = """\
     import numpy as np
     import tritonclient.http as triton
 
+    arrays = {{{arrays}}}  # [N, ...]: put yours here.
     client = triton.InferenceServerClient("localhost:8000")
     inputs = [{inputs}]
     for tensor in inputs:
-        tensor.set_data_from_numpy(arrays[tensor.name()])  # By name, [N, ...].
+        tensor.set_data_from_numpy(arrays[tensor.name()])
 """
 
 
 def _call(model: onnx.ModelProto, apart: set[str]) -> str:
-    made = ", ".join(
+    given = [info for info in model.graph.input if info.name not in apart]
+    inputs = ", ".join(
         f'triton.InferInput("{t["name"]}", list(arrays["{t["name"]}"].shape), '
         f'"{t["data_type"].removeprefix("TYPE_")}")'
-        for t in (tensor(info) for info in model.graph.input if info.name not in apart)
+        for t in map(tensor, given)
     )
-    return _CALL.format(inputs=made)
+    arrays = ", ".join(f'"{info.name}": {_zeros(info)}' for info in given)
+    return _CALL.format(arrays=arrays, inputs=inputs)
+
+
+def _zeros(info: onnx.ValueInfoProto) -> str:
+    """Of one sample, in NumPy's words."""
+    dims = info.type.tensor_type.shape.dim
+    shape = ", ".join(str(size.dim_value or 1) for size in dims)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+    return f"np.zeros([{shape}], np.{dtype.name})"
 
 
 def _page_of_loop(name: str, model: onnx.ModelProto, timesteps: int) -> str:
@@ -162,6 +173,7 @@ def _page_of_loop(name: str, model: onnx.ModelProto, timesteps: int) -> str:
 
 
 _STEPS = """\
+    T = 32
     for t in range(1, T + 1):
         result = client.infer("{name}", inputs, sequence_id=7, sequence_start=t == 1,
                               sequence_end=t == T)

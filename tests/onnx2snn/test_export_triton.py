@@ -124,7 +124,11 @@ def test_the_call_on_the_page_gives_the_read_out(case, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tritonclient", SimpleNamespace(http=stub))
     monkeypatch.setitem(sys.modules, "tritonclient.http", stub)
     page = (folder / "README.md").read_text().partition("\n    import")
-    names = {"arrays": {server.session.get_inputs()[0].name: np.float32(x)[None]}, "T": 8}
+    sizes = ", ".join(map(str, (1, *shape)))
+    for own, mine in ((f"np.zeros([{sizes}], np.float32)", "x"), ("T = 32", "T = 8")):
+        assert own in page[2]
+        page = (*page[:2], page[2].replace(own, mine))
+    names = {"x": np.float32(x)[None]}
     exec(textwrap.dedent(page[1] + page[2]), names)
     wanted = SpikingSession(snn).run(np.float32(x)[None], 8).output
     np.testing.assert_allclose(names["read_out"], wanted, atol=1e-6)

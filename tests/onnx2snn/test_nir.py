@@ -283,6 +283,18 @@ def test_other_neurons_are_refused_by_name(op, tmp_path):
         to_nir(model_of(Network(5, pool=False), Kind(op)), tmp_path / "net.nir")
 
 
+def test_pools_that_count_are_refused_with_what_to_do(tmp_path):
+    ann = model(
+        "net (float[N, 2, 8, 8] x) => (float[N, 2, 4, 4] y) { r = Relu(x) n = Min(r, t) "
+        "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(n) y = Mul(p, t) }",
+        {"t": powers()},
+    )
+    counting, average = (convert(ann, maxpool=each).model for each in ("exact", "average"))
+    with pytest.raises(UnsupportedModelError, match=r"SpikingMaxPool.*--maxpool average"):
+        to_nir(counting, tmp_path / "net.nir")
+    to_nir(average, tmp_path / "net.nir")
+
+
 def test_sizes_that_are_not_fixed_are_refused(tmp_path):
     snn = of_text(
         "net (float[N, 2, H, 8] x) => (float[N, 2, H, 8] y) { r = Relu(x) n = Min(r, t) "

@@ -126,7 +126,7 @@ def test_early_exits_that_do_not_pay_are_told(mean, said):
         "early_exit": [{**rule, **row, "mean_timesteps": mean, "as_accurate_as": 8}],
     }  # fmt: skip
     text = tables.early_exit_caption(report)
-    assert ("for no rule is the mean below the fixed T" in text) == said
+    assert ("No rule pays here" in text) == said
     assert text in " ".join(printed(tables.early_exit_table(report), 200).split())
 
 
