@@ -25,18 +25,14 @@ Where nothing has either to be done once, as in small dense networks, a graph co
 nodes (docs/measurements.md, section Constants)."""
 
 
-SHORTEST = 3
-"""Time-steps of a chunk of another length, at least."""
-
-
-def lengths_between(longest: int) -> range:
+def lengths_between(longest: int, mostly_time_batched: bool) -> range:
     """What other lengths a chunk may have, where graphs for them fit the memory.
 
     One graph for all time-steps of a short run reads weights once, and takes turns in the cache
-    with no other, but 2 take longer than 1 + 1. Beyond ``LONG`` there is nothing left to gain
-    (docs/measurements.md).
+    with no other, but where few layers are time-batched 2 take longer than 1 + 1. Beyond ``LONG``
+    there is nothing left to gain (docs/measurements.md).
     """
-    return range(SHORTEST, LONG if longest >= MIDDLE else MIDDLE)
+    return range(2 if mostly_time_batched else 3, LONG if longest >= MIDDLE else MIDDLE)
 
 
 MOST_NODES = 2**13

@@ -16,7 +16,6 @@ from .chunks import (
     LEAN_USES,
     MOST_NODES,
     SHORT,
-    SHORTEST,
     WeightedLayer,
     average_uses,
     axes_of_time,
@@ -164,8 +163,9 @@ class Estimate:
         memory = self.memory(chunks)
         if self.costs.max_memory is not None or not chunks or memory.gives_back:
             return range(0), memory
-        for longest in reversed(self._possible_between(chunks)):
-            between = range(SHORTEST, longest + 1)
+        possible = self._possible_between(chunks)
+        for longest in reversed(possible):
+            between = range(possible[0], longest + 1)
             lengths = [steps for steps in between if steps not in chunks]
             most = self._longest([*chunks, *lengths])
             more = self._memory_with(lengths, most, memory)
@@ -180,7 +180,7 @@ class Estimate:
         What activations take besides is known only once the network is unrolled, which takes time.
         """
         found, most, room = list[int](), self._most_steps, EXTRA_ACTIVATIONS
-        for steps in lengths_between(chunks[0]):
+        for steps in lengths_between(chunks[0], self._mostly_time_batched):
             if steps not in chunks:
                 room -= self._own(steps) + NODE * self._nodes(steps)
             if steps > most or room < 0:
