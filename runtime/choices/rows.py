@@ -63,7 +63,7 @@ def states_have_rows(
 
     def has_rows(state: State) -> bool:
         written = sizes.shapes.get(state.written, ())
-        return written == more[state.read] if state.read in more else MANY not in written[1:]
+        return _may_be(written, more[state.read]) if state.read in more else MANY not in written[1:]
 
     return all(has_rows(state) for state in states) and _are_apart(step, sizes, shapes)
 
@@ -82,6 +82,12 @@ def samples_are_apart(
     rows = all(shape[:1] == (samples,) for shape in shapes.values())
     known = all(state.read in shapes for state in states)
     return rows and known and states_have_rows(step, states, shapes, samples)
+
+
+def _may_be(written: tuple[int, ...], read: Shape) -> bool:
+    """Whether a shape of as many rows may be another, where some of its sizes are not known."""
+    alike = len(written) == len(read) and written[:1] == read[:1]
+    return alike and all(size in (0, other) for size, other in zip(written, read, strict=True))
 
 
 def _are_apart(step: onnx.ModelProto, sizes: Sizes, read: Collection[str]) -> bool:

@@ -227,25 +227,51 @@ def test_samples_along_another_axis_cannot_leave(samples):
         )
 
 
-@pytest.mark.parametrize("recipe", ["opi", "best"])
-def test_samples_of_open_sizes_leave(recipe):
-    """Also with neurons of two states."""
+def open_sizes(channels, between="c = Identity(b)"):
+    """An ANN of a layer on images of any size."""
     rng = np.random.default_rng(2)
-    weights = {"w": rng.integers(-4, 5, (8, 3, 3, 3)) / 8, "u": rng.integers(-8, 9, (8, 3)) / 4}
-    named = {name: value.astype(np.float32) for name, value in weights.items()}
-    ann = model(
+    shapes = {"w": (channels, 3, 3, 3), "u": (channels, 3)}
+    weights = {n: (rng.integers(-4, 5, s) / 4).astype(np.float32) for n, s in shapes.items()}
+    constants = {"zero": np.float32(0), "one": np.float32(1), "rows": np.int64(0)}
+    text = (
         "net (float[N, 3, H, W] x) => (float[N, 3] y) { a = Conv<pads = [1, 1, 1, 1]>(x, w) "
-        "b = Clip(a, zero, one) g = GlobalAveragePool(b) f = Flatten(g) y = MatMul(f, u) }",
-        named | {"zero": np.float32(0), "one": np.float32(1)},
+        f"b = Clip(a, zero, one) {between} d = Clip(c, zero, one) "
+        "g = GlobalAveragePool(d) f = Flatten(g) y = MatMul(f, u) }"
     )
-    x = rng.random((9, 3, 8, 8), np.float32)
+    used = {name for name in constants if name in text}
+    return model(text, weights | {name: constants[name] for name in used})
+
+
+@pytest.mark.parametrize("channels", [1, 8])
+@pytest.mark.parametrize("plan", ["auto", "step"])
+@pytest.mark.parametrize("recipe", ["opi", "best"])
+def test_samples_of_open_sizes_leave(recipe, plan, channels):
+    """Also with neurons of two states, and of one channel, of which less is known."""
+    x = np.random.default_rng(2).random((9, 3, 8, 8), np.float32)
     data = None if recipe == "opi" else from_arrays(x)
-    session = SpikingSession(convert(ann, recipe=recipe, calibration=data).model, threads=1)
+    snn = convert(open_sizes(channels), recipe=recipe, calibration=data).model
+    session = SpikingSession(snn, threads=1, plan=plan)
     for images in (x, x[:, :, :6, :5]):
         early = session.run(images, 12, early_exit=EarlyExit(0.4, 1, 2))
         whole = session.run(images, 12, sorted({*map(int, early.sample_timesteps)}))
         for n, t in enumerate(early.sample_timesteps.tolist()):
             np.testing.assert_allclose(early.output[n], whole.outputs[t][n], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("plan", ["auto", "step"])
+@pytest.mark.parametrize(
+    "between",
+    [
+        "c = CumSum(b, rows)",
+        "m = ReduceMean<axes = [0]>(b) c = Add(b, m)",
+        "t = Transpose<perm = [1, 0, 2, 3]>(b) p = AveragePool<kernel_shape = [2, 2]>(t) "
+        "e = Clip(p, zero, one) c = Transpose<perm = [1, 0, 2, 3]>(e)",
+    ],
+)
+def test_samples_of_open_sizes_that_depend_on_each_other_cannot_leave(between, plan):
+    session = SpikingSession(convert(open_sizes(1, between)).model, threads=1, plan=plan)
+    with pytest.raises(DataError, match="along the first axis of all layers"):
+        session.run(np.ones((4, 3, 8, 8), np.float32), 8, early_exit=EarlyExit())
 
 
 @pytest.mark.parametrize("recipe", ["srp", "cos"])
