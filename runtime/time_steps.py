@@ -92,6 +92,7 @@ class TimeSteps:
             shapes = without_open_states(self.network.plan, found)
             groups = self._groups(shapes, samples)
             together = groups.long
+            read_out, outputs = self._read_out(found)
             if together < samples:
                 found = {name: (together, *shape[1:]) for name, shape in found.items()}
             run = Run(
@@ -100,7 +101,8 @@ class TimeSteps:
                 samples=samples,
                 groups=groups,
                 prologue=prologue,
-                read_out=self._read_out(shapes),
+                read_out=read_out,
+                outputs=outputs,
                 readouts=readouts,
                 varying=varying,
             )
@@ -253,8 +255,8 @@ class TimeSteps:
             held[name] = self.in_layout.setdefault(key, values)
         return held
 
-    def _read_out(self, shapes: dict[str, Shape]) -> int:
-        """Bytes that a read-out takes where a step reads tensors of these shapes."""
+    def _read_out(self, shapes: dict[str, Shape]) -> tuple[int, int]:
+        """``read_out_memory`` where a step reads tensors of these shapes."""
         plan, sizes = self.network.plan, sizes_of(self.step, shapes)
         read = {n: sizes.shapes[n] for n in plan.readout_types if all(sizes.shapes.get(n, (0,)))}
         return read_out_memory(plan, sizes, read)

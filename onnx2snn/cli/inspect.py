@@ -350,6 +350,7 @@ def _line_of_memory(memory: Memory) -> str:
         "inputs": memory.inputs,
         "activations": memory.activations + memory.idle + memory.planned,
         "read-out": memory.read_out,
+        "outputs": memory.outputs,
         "spike counts": memory.counts,
     }
     shown = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in parts.items())

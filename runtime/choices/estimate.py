@@ -249,7 +249,7 @@ class Estimate:
             return memory.total <= self.costs.max_memory
         if self.lean:
             # Measured, graphs take half of what they are estimated at, and keep few activations.
-            held = memory.needed - memory.graphs // 2 - memory.counts
+            held = memory.needed - memory.graphs // 2 - memory.outputs - memory.counts
             return held <= LEAN_SHARE * (self.costs.weights + self._states)
         return memory.activations - self._peak(1) <= EXTRA_ACTIVATIONS
 
@@ -271,6 +271,7 @@ class Estimate:
             idle=0,
             planned=0,
             read_out=max(run.prologue, run.read_out),
+            outputs=2 * run.readouts * run.outputs,
             # It may be while the counts of one read-out are worked out, too.
             counts=(2 * run.readouts - 1) * copies + self._counting,
         )

@@ -49,9 +49,10 @@ class Memory:
     ``activations``: the most that is alive within a chunk. ``idle``: what graphs keep of theirs
     while others run; 0 where they give it back, and ask for it anew each time. ``planned``: as much
     again as all of them keep, where that is planned ahead, as ``FEW_ACTIVATIONS`` are; else 0.
-    ``read_out``: what reading out takes, or the prologue. ``counts``: what read-outs keep for spike
+    ``read_out``: what reading out takes, or the prologue. ``outputs``: those of all read-outs, and
+    of the run before, whose result may still be held. ``counts``: what read-outs keep for spike
     counts and firing rates, and what working them out takes, which happens where they are asked
-    for. Not arrays that belong to the caller: x, outputs, ``spike_counts``.
+    for. Not arrays that belong to the caller alone: x, ``spike_counts``.
     """
 
     weights: int
@@ -63,6 +64,7 @@ class Memory:
     idle: int
     planned: int
     read_out: int
+    outputs: int
     counts: int
 
     @property
@@ -222,25 +224,31 @@ def prologue_memory(plan: Plan, shapes: Mapping[str, Sequence[int | str]]) -> in
     return made + _peak(plan.prologue, sizes)
 
 
-def read_out_memory(plan: Plan, sizes: Sizes, shapes: Mapping[str, Sequence[int | str]]) -> int:
-    """Bytes that a read-out takes: the sums that it reads, and what it makes of them.
+def read_out_memory(
+    plan: Plan, sizes: Sizes, shapes: Mapping[str, Sequence[int | str]]
+) -> tuple[int, int]:
+    """Bytes that reading out takes, the sums that it reads and what it makes of them; and outputs.
 
     What the epilogue makes is there twice, of sums and of silence (``Averages``), one tensor at a
-    time in float64, and as averages, which are the caller's where nothing is read out of them.
+    time in float64, and as averages, which are outputs where nothing is read out of them.
     ``shapes``: those of what it reads; ``sizes`` has theirs in bytes.
     """
     made = sizes_of(plan.epilogue, shapes)
-    outputs = [info.name for info in plan.epilogue.graph.output]
-    averaged = sum(made.bytes_of(name) for name in outputs)
-    averages = 2 * averaged + 8 * max((made.count(name) for name in outputs), default=0)
+    # The epilogue's outputs may have other names than what takes their averages.
+    results = [info.name for info in plan.epilogue.graph.output]
+    taking = dict(zip(plan.averages, results, strict=True))
+    outputs = {name: made.bytes_of(result) for name, result in taking.items()}
+    averaged = sum(outputs.values())
+    averages = 2 * averaged + 8 * max(map(made.count, results), default=0)
     most = _peak(plan.epilogue, made)
     if plan.read_out is not None:
         averages += averaged
-        # The epilogue's outputs may have other names than what takes their averages.
-        taking = zip(plan.averages, outputs, strict=True)
-        given = {name: made.shapes[output] for name, output in taking if output in made.shapes}
-        most = max(most, _peak(plan.read_out, sizes_of(plan.read_out, given)))
-    return most + averages + sum(sizes.bytes_of(name) for name in shapes)
+        known = {name: made.shapes[of] for name, of in taking.items() if of in made.shapes}
+        read = sizes_of(plan.read_out, known)
+        most = max(most, _peak(plan.read_out, read))
+        outputs |= {info.name: read.bytes_of(info.name) for info in plan.read_out.graph.output}
+    taken = most + averages + sum(sizes.bytes_of(name) for name in shapes)
+    return taken, sum(outputs.get(name, 0) for name in plan.outputs)
 
 
 def _peak(model: onnx.ModelProto, sizes: Sizes) -> int:

@@ -13,7 +13,8 @@ from .rows import Shape
 class Run:
     """One run: N ``samples``, in ``groups``; ``shapes`` and ``sizes`` are those of long chunks.
 
-    ``prologue`` and ``read_out``: bytes that these take; there are so many ``readouts``.
+    ``prologue`` and ``read_out``: bytes that these take; there are so many ``readouts``, whose
+    ``outputs`` take so many bytes each.
     ``varying``: whether inputs are others at each time-step.
     """
 
@@ -23,5 +24,6 @@ class Run:
     groups: Groups
     prologue: int
     read_out: int
+    outputs: int
     readouts: int
     varying: bool

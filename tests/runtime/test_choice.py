@@ -822,15 +822,31 @@ def test_sums_that_are_read_out_count():
     found = SpikingSession(snn).chosen(np.zeros((7, 1000), np.float32)).memory
     # The sum; averages of sums and of silence, and in float64.
     assert found.read_out == 4 * 7 * 1000 * (1 + 2 + 2)
+    # This run's, and those of the one before.
+    assert found.outputs == 4 * 7 * 1000 * 2
 
 
 def test_what_is_read_out_of_averages_counts():
     text = "net (float[N, 1000] x) => (float[N, 1000] y) { a = Clip(x, zero, one) "
     text += "s = Softmax(a) e = Exp(s) y = Log(e) }"
     snn = convert(model(text, {"zero": np.float32(0), "one": np.float32(1)})).model
-    found = SpikingSession(snn).chosen(np.zeros((7, 1000), np.float32)).memory
+    found = SpikingSession(snn).chosen(np.zeros((7, 1000), np.float32), readouts=3).memory
     # As before, the averages themselves, and two of what is made of these at once.
     assert found.read_out == 4 * 7 * 1000 * (1 + 2 + 2 + 1 + 2 * memory.FRAGMENTED)
+    # Not averages, which are gone by then.
+    assert found.outputs == 4 * 7 * 1000 * 2 * 3
+
+
+@pytest.mark.parametrize("size", ["8, 6", "H, W"])
+def test_what_is_read_out_of_one_channel_counts(size):
+    """With open sizes less is known of its states."""
+    text = f"net (float[N, 1, {size}] x) => (float[N, 9, p, q] y) {{ a = Clip(x, zero, one) "
+    text += "y = ConvTranspose<strides = [4, 4]>(a, w) }"
+    values = {"zero": np.float32(0), "one": np.float32(1), "w": np.ones((1, 9, 4, 4), np.float32)}
+    snn = convert(model(text, values)).model
+    found = SpikingSession(snn).chosen(np.zeros((7, 1, 8, 6), np.float32)).memory
+    assert found.outputs == 4 * 7 * 9 * 32 * 24 * 2
+    assert found.read_out == 4 * 7 * (9 * 32 * 24 * (2 + 2) + 8 * 6)
 
 
 POOLED = (
