@@ -47,18 +47,28 @@ def whole_file(path: Path, *, new: bool = False) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def output_file(path: Path, *, new: bool = False) -> Iterator[BinaryIO]:
+    """``whole_file`` that raises ``OutputError``, leaving an older file as it was.
+
+    new: refuse to replace a file.
+    """
+    check_writable(path, new=new)
+    try:
+        with whole_file(path, new=new) as file:
+            yield file
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
 def write_bytes(path: Path, content: bytes | Iterable[Content], *, new: bool = False) -> None:
     """Write a file whole or not at all; raises ``OutputError``, leaving an older file as it was.
 
     An older file's mode stays. new: refuse to replace a file.
     """
-    check_writable(path, new=new)
-    try:
-        with whole_file(path, new=new) as file:
-            for chunk in (content,) if isinstance(content, bytes) else content:
-                file.write(chunk)
-    except OSError as error:
-        raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
+    with output_file(path, new=new) as file:
+        for chunk in (content,) if isinstance(content, bytes) else content:
+            file.write(chunk)
 
 
 def _is_printed_to(path: Path) -> bool:

@@ -1,6 +1,5 @@
 """The command ``onnx2snn run``: a spiking network on data."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +11,7 @@ from onnx2snn.data.batches import OVER_TIME, samples_at_once
 from onnx2snn.data.files import open_data
 from onnx2snn.graph_passes.errors import DataError, counted
 from onnx2snn.graph_passes.model_files.files import read_any
-from onnx2snn.graph_passes.model_files.whole_file import write_bytes
+from onnx2snn.graph_passes.model_files.whole_file import output_file
 from onnx2snn.inspection import notes_on_timesteps
 from onnx2snn.measuring.classes import classes_of
 from onnx2snn.measuring.inference import is_over_time, run_batches
@@ -52,7 +51,7 @@ from .parameter_types import TIMESTEPS, NamedPath
 @model_argument
 @click.option("--input", "source", metavar="DATA", required=True, help=f"Inputs: {DATA}.")
 @timesteps_option
-@click.option("--readout", type=TIMESTEPS, help="Further time-steps to read the output at.")
+@click.option("--readout", type=TIMESTEPS, help="Further time-steps to read the output at, for -o.")
 @click.option(
     "--coding",
     type=click.Choice(get_args(Coding)),
@@ -125,15 +124,15 @@ def run(
             session,
             data,
             timesteps,
-            readout,
+            # Those are only written.
+            None if output is None else readout,
             coding=coding,
             seed=seed or 0,
             running=Running(samples_at_once(parts, data, batch_size, OVER_TIME), report=report),
         )
     if output is not None:
-        content = io.BytesIO()
-        np.savez(content, **_arrays(outputs, rates, timesteps))
-        write_bytes(output, content.getvalue())
+        with output_file(output) as file:
+            np.savez(file, **_arrays(outputs, rates, timesteps))
     scored = class_output(outputs[timesteps])
     found: dict[str, Any] = {
         "samples": count,

@@ -66,10 +66,13 @@ def run_batches(
             outputs.setdefault(t, []).append(readout_t.values)
         for name, rate in result.firing_rates.items():
             rates[name] = rates.get(name, 0.0) + rate * samples / data.samples
-    together = {
-        t: parts[0] if len(parts) == 1 else one_after_the_other(parts)
-        for t, parts in outputs.items()
-    }
+        # Not beside the next batch's.
+        del result, readout_t
+    together = {}
+    for t in [*outputs]:
+        # Those of all T are not there twice.
+        parts = outputs.pop(t)
+        together[t] = parts[0] if len(parts) == 1 else one_after_the_other(parts)
     return together, rates, data.samples
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 import weakref
 from pathlib import Path
 
@@ -194,6 +195,23 @@ def test_run_refuses_to_read_out_beyond_its_end(snn):
     words = ("run", snn, "--input", "data.npy", "-T", 4, "--readout")
     assert "--readout 8 is beyond the 4 time-steps" in invoke(*words, "2,8", code=2).stderr
     invoke(*words, "2,4")
+
+
+@pytest.mark.parametrize("batch", [4, 8])
+@pytest.mark.parametrize(("output", "most"), [((), 0.5), (("-o", "out.npz"), 1.5)])
+def test_run_holds_outputs_once_and_only_what_it_writes(output, most, batch):
+    text = "net (float[N, 1, 8, 8] x) => (float[N, 8, 64, 64] y) { a = Clip(x, zero, one) "
+    text += "y = ConvTranspose<strides = [8, 8]>(a, u) }"
+    weights = {name: WEIGHTS[name] for name in ("zero", "one")}
+    onnx.save(model(text, weights | {"u": np.ones((1, 8, 8, 8), np.float32)}), "wide.onnx")
+    invoke("convert", "wide.onnx", "-o", "wide-snn.onnx")
+    np.save("data.npy", RNG.random((8, 1, 8, 8), np.float32))
+    words = ("wide-snn.onnx", "--input", "data.npy", "-T", 16, "--readout", "1,2,3,4,5,6,7,8,9,10")
+    tracemalloc.start()
+    invoke("run", *words, "--batch-size", batch, *output)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < most * 11 * 4 * 8 * 8 * 64 * 64
 
 
 def test_run_on_input_that_varies_in_time(snn):
