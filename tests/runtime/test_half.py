@@ -41,7 +41,8 @@ def test_sixteen_bits_lose_nothing_where_numbers_fit(anywhere, seed, runs, plan)
     snn = convert(dyadic.to_onnx(network)).model
     exact = SpikingSession(snn, threads=1, plan="step")
     halved = SpikingSession(snn, threads=1, plan=plan, precision="float16")
-    assert {row.precision for row in halved.precisions} == {"float16"}
+    # None, where the only layers read the input or make the read-out.
+    assert {row.precision for row in halved.precisions} <= {"float16"}
     run_alike(halved, exact, network, runs)
 
 
