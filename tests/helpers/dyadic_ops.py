@@ -275,12 +275,14 @@ class Builder:
             centred = self.elementwise("Sub", [x, m], lambda x: x - m)
             normal = self.elementwise("Div", [centred, r], lambda x: x / r)
             scaled = self.elementwise("Mul", [normal, a], lambda x: x * a)
-            return self.elementwise("Add", [b, scaled], lambda x: x + b)
+            shifted = self.elementwise("Add", [b, scaled], lambda x: x + b)
+            return self._scaled(shifted, x, a, b - a * m / r)
         # var + epsilon is a power of 4, so that its root is exact.
         constants = [self.constant(v) for v in (scale, shift, mean, root**2 - 0.25)]
-        return self.linear(
+        name = self.linear(
             "BatchNormalization", x, lambda x: a * (x - m) / r + b, constants, epsilon=0.25
         )
+        return self._scaled(name, x, a, b - a * m / r)
 
     def scale(self, x, how=None, value=None):
         """One scale or shift by a constant; a scalar, per channel, or for each place."""
@@ -289,9 +291,11 @@ class Builder:
         value = self.powers(*self.pick(*sizes)) if value is None else np.asarray(value)
         match how or self.pick("Mul", "Div", "Add", "Sub", "minus x", "Neg", "Add first"):
             case "Mul":
-                return self.elementwise("Mul", [value, x], lambda x: x * value)
+                name = self.elementwise("Mul", [value, x], lambda x: x * value)
+                return self._scaled(name, x, value)
             case "Div":
-                return self.elementwise("Div", [x, value], lambda x: x / value)
+                name = self.elementwise("Div", [x, value], lambda x: x / value)
+                return self._scaled(name, x, value)
             case "Add":
                 return self.elementwise("Add", [x, value], lambda x: x + value)
             case "Add first":
@@ -447,7 +451,7 @@ class Builder:
         """Height and width change places."""
         perm = [0, 1, 3, 2] if not self.channels_last else [0, 2, 1, 3]
         name = self.node("Transpose", [x], perm=perm)
-        return self.layer(name, [x], lambda run, x: x.swapaxes(2, 3))
+        return self._alike(self.layer(name, [x], lambda run, x: x.swapaxes(2, 3)), x)
 
     def expand(self, x):
         """A row to two rows."""
@@ -474,8 +478,7 @@ class Builder:
             name = self._squeeze("Squeeze", self._squeeze("Unsqueeze", x, 1), 1)
         else:
             name = self.node(how, [x])
-        self.bounded[name] = self.bounded.get(x)
-        return self.layer(name, [x], lambda run, x: x)
+        return self._alike(self.layer(name, [x], lambda run, x: x), x)
 
     def _squeeze(self, op, x, axis):
         if self.opset < 13:
@@ -510,6 +513,19 @@ class Builder:
         return self.layer(name, [x], lambda run, x: self._outward(x).reshape(len(x), -1))
 
     # Activations -------------------------------------------------------------------------
+
+    def _alike(self, name, x):
+        """The same numbers, perhaps in other places: what is known of x is known of it."""
+        self.bounded[name] = self.bounded.get(x)
+        if x in self.thresholded:
+            self.thresholded.add(name)
+        return name
+
+    def _scaled(self, name, x, scale, shift=0.0):
+        """Also around a positive scale two bounds are merged."""
+        if self.bounded.get(x) is not None and np.all(scale > 0) and not np.any(shift):
+            self.bounded[name] = -np.inf
+        return name
 
     def neuron(self, name, inputs, equation, data=False, bounded=None):
         """State an activation; ``data``: a threshold needs it; ``bounded``: a bound's minimum."""

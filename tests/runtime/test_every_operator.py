@@ -160,6 +160,28 @@ def test_two_activations_in_a_row(first, second):
     proof.prove(b)
 
 
+BETWEEN = {
+    "Transpose": (lambda b, x: b.swap(x), 1.0),
+    "Mul": (lambda b, x: b.scale(x, "Mul", np.array(2.0)), 2.0),
+}
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_two_bounds_are_one(between):
+    """As one bound fires; of two in a row random networks keep the first."""
+    move, scale = BETWEEN[between]
+    two, one = Builder(1), Builder(1)
+    x = move(two, two.clip(two.conv(two.first), -0.5, 0.5))
+    two.output(two.clip(x, 0.25, 2.25))
+    one.output(one.clip(move(one, one.conv(one.first)), 0.25, 0.5 * scale))
+    proof.assert_ann_is_kept(two)
+    models = proof.converted(two).model, proof.prove(one).model
+    found, wanted = (SpikingSession(m, threads=1).run(one.feed(), 8) for m in models)
+    np.testing.assert_array_equal(found.output, wanted.output)
+    (spikes,), (known,) = found.spike_counts.values(), wanted.spike_counts.values()
+    np.testing.assert_array_equal(spikes, known)
+
+
 POOLS = {
     "plain": {},
     "strides": {"strides": (1, 2)},
