@@ -49,13 +49,13 @@ def find_activations(
     form.
     """
     kept = {id(node) for node in kept_activations(graph, others).nodes}
-    relus = kept | {id(relu_of_min(graph, node)) for node in graph.nodes if node.op == "Min"}
+    known = kept | {id(relu_of_min(graph, node)) for node in graph.nodes if node.op == "Min"}
     found = {n.name: _upper_bound(graph, n) for n in graph.nodes if id(n) not in kept}
     bounds = {name: bound for name, bound in found.items() if bound is not None}
     unbounded = [
         node
         for node in graph.nodes
-        if (_is_relu(node) and id(node) not in relus)
+        if (_is_relu(node) and id(node) not in known)
         or np.any(np.isposinf(bounds.get(node.name, 0.0)))
     ]
     return unbounded, bounds

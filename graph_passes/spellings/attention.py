@@ -130,9 +130,13 @@ def _attention(editor: Editor, node: gs.Node) -> bool:
 
 
 def _is_as_long(mask: gs.Tensor, keys: gs.Tensor, axis: int) -> bool:
-    """Whether a mask is known to be of all keys; sizes without a name are not known."""
-    size = (mask.shape or [None])[-1]
-    return size == keys.shape[axis] and size not in (None, "?")
+    """Whether a mask is known to be of all keys."""
+    return _are_alike((mask.shape or [None])[-1], keys.shape[axis])
+
+
+def _are_alike(size: int | str | None, other: int | str | None) -> bool:
+    """Whether two sizes are known to be the same; those without a name are not known."""
+    return size == other and size not in (None, "?")
 
 
 def _as_number(editor: Editor, node: gs.Node, mask: gs.Tensor) -> gs.Tensor:
@@ -187,7 +191,8 @@ def _multi_head(editor: Editor, node: gs.Node) -> bool:
     if not _is_known(mask, parts[0]) or (bias is not None and biases is None):
         return False
     # Of fewer queries than keys ONNX Runtime lets the last see all.
-    if node.attrs.get("unidirectional", 0) and given[0].shape[1] != given[1].shape[1]:
+    as_long = given[0] is given[1] or _are_alike(*(tensor.shape[1] for tensor in given))
+    if node.attrs.get("unidirectional", 0) and not as_long:
         return False
     if biases is not None:
         shifts = np.split(biases, np.cumsum(sizes)[:-1])

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
+    known_value,
     optional_input,
     replace_node,
     require_opset,
@@ -78,7 +79,12 @@ def _name_squeezed_axes(graph: gs.Graph) -> bool:
 
 def _squeezes_all(node: gs.Node) -> bool:
     """Whether it is a Squeeze that names no axes."""
-    return node.op == "Squeeze" and not node.domain and optional_input(node, 1) is None
+    if node.op != "Squeeze" or node.domain:
+        return False
+    axes = optional_input(node, 1)
+    # Given none, ONNX Runtime squeezes all, ONNX's shape inference nothing.
+    named = None if axes is None else known_value(axes)
+    return axes is None or (named is not None and named.size == 0)
 
 
 def _constant_sizes_of(graph: gs.Graph, computed: Container[int]) -> dict[int, list[int]]:

@@ -164,6 +164,17 @@ def test_a_squeeze_of_all_axes_of_one_names_them(shape, axes):
     np.testing.assert_array_equal(run(g, x), before)
 
 
+def test_a_squeeze_of_an_empty_list_of_axes_is_one_of_all():
+    """So for ONNX Runtime; for ONNX's shape inference it is one of none."""
+    text = "g (float[N, 1, 4, 1] x) => (float[N] y) { z = Squeeze(x, none) y = ReduceMax(z, last) }"
+    g = graph(text, {"none": np.empty(0, np.int64), "last": np.array([1])}, opset=18)
+    x = X[:, :1, :4, :1]
+    before = run(g, x)
+    changes_once(fix_reshapes, g)
+    assert g.nodes[0].inputs[1].values.tolist() == [1, 3]
+    np.testing.assert_array_equal(run(g, x), before)
+
+
 def test_rounds_do_not_grow_with_the_network(monkeypatch):
     """Of heads beside samples, as attention has them: no round would tell more of the next."""
     looks = []
