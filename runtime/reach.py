@@ -6,11 +6,9 @@ from types import MappingProxyType
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.graph.operators import MAX_POOLS, SHAPE_OPS, SPIKING_POOLS, WEIGHTED
-from onnx2snn.graph_passes.model_files.limits import WITH_SUBGRAPHS, operand_names
+from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 
-from .inputs import largest_in
 from .plans.graphs import values_of
 from .plans.plan import Plan
 
@@ -24,19 +22,29 @@ time-steps."""
 _FEW = 2**16
 """Of sizes of more places than these the largest counts for all."""
 
-_IN_PLACE = {
-    "AveragePool", "Cast", "CastLike", "Dropout", "GlobalAveragePool", "Identity", "Neg",
-    *MAX_POOLS, *SPIKING_POOLS,
-}  # fmt: skip
+_IN_PLACE = ("Cast", "CastLike", "Dropout", "Identity", "Neg")
+"""Operators that make nothing larger and leave it where it is."""
+
+_WINDOWS = ("AveragePool", "MaxPool", "SpikingMaxPool")
 """Operators that make nothing larger and leave channels where they are."""
 
 _ELSEWHERE = {
-    "CenterCropPad", "Compress", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather",
-    "GatherElements", "GatherND", "Max", "Mean", "Min", "Pad", "ReduceMax", "ReduceMean",
-    "ReduceMin", "Reshape", "Resize", "ReverseSequence", "Slice", "SpaceToDepth", "Split",
-    "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
+    **dict.fromkeys(
+        (
+            "CenterCropPad", "Compress", "DepthToSpace", "Expand", "Flatten", "Gather",
+            "GatherElements", "GatherND", "GlobalAveragePool", "GlobalMaxPool", "ReduceMax",
+            "ReduceMean", "ReduceMin", "Reshape", "Resize", "ReverseSequence", "Slice",
+            "SpaceToDepth", "SpikingGlobalMaxPool", "Split", "Squeeze", "Tile", "Transpose",
+            "Trilu", "Unsqueeze",
+        ),
+        slice(1),
+    ),
+    **dict.fromkeys(("Concat", "Max", "Mean", "Min"), slice(None)),
+    "Pad": slice(0, 3, 2),
+    "Where": slice(1, None),
 }  # fmt: skip
-"""Operators that make nothing larger, but put it elsewhere."""
+"""Operators that make nothing larger, but put it elsewhere; which of their inputs are what they
+put, and not shapes, indices or conditions."""
 
 
 def currents_in_thresholds(
@@ -50,8 +58,8 @@ def currents_in_thresholds(
     sizes = sizes_in(plan, dict.fromkeys(plan.step_inputs, 1.0) | dict(largest))
     reach = {}
     for neuron in (neuron for neuron in plan.neurons if neuron.op in kinds):
-        current = sizes.get(neuron.current, np.ones(()))
-        shares = _combined(np.multiply, [1 / neuron.threshold.astype(np.float64), current])
+        inverse = 1 / neuron.threshold.astype(np.float64)
+        shares = _combined(np.multiply, [inverse, sizes[neuron.current]])
         reach[neuron.name] = float(shares.max(initial=0))
     return reach
 
@@ -71,21 +79,20 @@ def sizes_in(plan: Plan, largest: Mapping[str, float]) -> dict[str, np.ndarray]:
 
     At most what a layer reads, V_th of the neurons before it, times the sum of a channel's weights
     without their signs, and the size of its bias; from layer to layer where no neurons are between
-    them. Infinite where an operator may add up more than is known. ``largest``: how large what the
-    step reads is, by name. What is made of constants alone is left out.
+    them. Infinite where an operator may add up more than is known, as what is computed of shapes,
+    or of states. ``largest``: how large what the step reads is, by name.
     """
-    nodes = plan.step.graph.node
-    makers = {name: node for node in nodes for name in node.output if name}
-    emitted = {n.spikes: float(n.threshold.max()) * n.max_spikes for n in plan.neurons}
     constants = values_of(plan.step, plan.weights)
-    sizes = {name: np.array(largest[name]) for name in plan.step_inputs}
-    for made, node in makers.items():
-        if made in emitted:
-            sizes[made] = np.array(emitted[made])
-        elif node.op_type in WEIGHTED and not node.domain:
-            sizes[made] = _of_layer(node, sizes, constants)
-        elif (found := _of_others(node, sizes, constants)) is not None:
-            sizes[made] = found
+    sizes = {info.name: np.array(np.inf) for info in plan.step.graph.input}
+    sizes |= {name: _absolute(values) for name, values in constants.items()}
+    sizes |= {name: np.array(largest[name]) for name in plan.step_inputs}
+    emitted = {n.spikes: float(n.threshold.max()) * n.max_spikes for n in plan.neurons}
+    for node in plan.step.graph.node:
+        if node.op_type in WEIGHTED and not node.domain:
+            found = _of_layer(node, sizes, constants)
+        else:
+            found = _of_others(node, sizes, constants)
+        sizes |= {made: np.array(emitted.get(made, found)) for made in node.output if made}
     return sizes
 
 
@@ -97,22 +104,18 @@ def _of_layer(
     turned = right not in constants
     if turned and left not in constants:
         return np.array(np.inf)
-    read = float(sizes.get(right if turned else left, np.ones(())).max(initial=0))
-    held = bias[0] if bias else ""
-    if not np.isfinite(read) or (held and held not in constants and held not in sizes):
+    read = float(sizes[right if turned else left].max(initial=0))
+    own = sizes[bias[0]] if bias and bias[0] else np.zeros(())
+    if not np.isfinite(read) or not np.isfinite(own.max(initial=0)):
         return np.array(np.inf)
     weights, given = constants[left if turned else right], attributes_of(node)
     whole = turned or weights.ndim == 1
     rows = weights.reshape(-1, weights.shape[-1]) if whole else _rows(node, weights)
     with np.errstate(over="ignore"):
         found: np.ndarray = read * abs(given.get("alpha", 1.0)) * _sums(rows)
-    beta = abs(given.get("beta", 1.0))
-    if held in constants:
-        # That of a Gemm may be one for each row as well.
-        own = beta * np.abs(constants[held].reshape(-1))
-        found = found + (own if own.size == len(rows) else own.max(initial=0))
-    elif held:
-        found = found + beta * float(sizes[held].max(initial=0))
+    # That of a Gemm may be one for each row as well.
+    by_channel = own.shape[-1:] == (own.size,) == (len(rows),)
+    found = found + abs(given.get("beta", 1.0)) * (own if by_channel else own.max(initial=0))
     if whole:
         return np.array(found.max(initial=0))
     after = weights.ndim - 2 if node.op_type in ("Conv", "ConvTranspose") else 0
@@ -121,29 +124,30 @@ def _of_layer(
 
 def _of_others(
     node: onnx.NodeProto, sizes: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray]
-) -> np.ndarray | None:
-    """How large what another node makes may be; None where that is made of constants alone."""
-    names = operand_names(node) if node.op_type in WITH_SUBGRAPHS else node.input
-    read = [sizes[name] for name in names if name in sizes]
-    if not read or node.op_type in SHAPE_OPS:
-        return None
-    held = [constants[name] for name in node.input if name in constants]
-    held = [values for values in held if values.dtype.kind == "f" and values.size]
+) -> np.ndarray:
+    """How large what another node makes may be."""
+    read = node.input[_ELSEWHERE.get(node.op_type, slice(None))]
+    held, given = [sizes[name] for name in read if name], attributes_of(node)
     match node.op_type:
         case "Mul":
-            return _combined(np.multiply, [*read, *map(_absolute, held)])
-        case "Div" if held:
-            inverse = 1 / np.maximum(np.abs(held[0]), 1e-30).astype(np.float64)
-            return _combined(np.multiply, [read[0], inverse])
+            return _combined(np.multiply, held)
+        case "Div" if node.input[1] in constants:
+            with np.errstate(divide="ignore"):
+                inverse = 1 / np.abs(constants[node.input[1]]).astype(np.float64)
+            return _combined(np.multiply, [held[0], inverse])
         case "Add" | "Sub" | "Sum":
-            return _combined(np.add, [*read, *map(_absolute, held)])
+            return _combined(np.add, held)
         case op if op in _IN_PLACE:
-            return read[0]
-        case "Resize" if attributes_of(node).get("mode") == b"cubic":
-            # It overshoots.
+            return held[0]
+        case op if op in _WINDOWS:
+            places = min(len(given["kernel_shape"]), held[0].ndim)
+            most: np.ndarray = held[0].max(tuple(range(-places, 0)), keepdims=True, initial=0)
+            return most
+        case "Resize" if given.get("mode") == b"cubic" or given.get("extrapolation_value"):
+            # It overshoots, or has numbers of its own.
             return np.array(np.inf)
         case op if op in _ELSEWHERE:
-            return np.array(max(float(size.max()) for size in [*read, *map(_absolute, held)]))
+            return np.array(max(float(size.max(initial=0)) for size in held))
     # It may add up what it reads.
     return np.array(np.inf)
 
@@ -151,7 +155,8 @@ def _of_others(
 def _absolute(values: np.ndarray) -> np.ndarray:
     """A constant without its signs, or of many numbers the largest."""
     if values.size > _FEW:
-        return np.array(largest_in(values))
+        # Without the memory that |x| takes.
+        return np.array(max(float(values.max()), -float(values.min())))
     absolute: np.ndarray = np.abs(values)
     return absolute.astype(np.float64)
 

@@ -15,7 +15,6 @@ import onnx
 
 from onnx2snn.graph_passes.errors import ProviderError
 from onnx2snn.graph_passes.graph.operators import WEIGHTED
-from onnx2snn.runtime.inputs import largest_in
 from onnx2snn.runtime.plans.graphs import Writer, renamed, values_of, with_layers
 from onnx2snn.runtime.plans.plan import Plan
 from onnx2snn.runtime.precision import (
@@ -54,7 +53,7 @@ def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
         if name not in constants:
             precisions.append(LayerPrecision(node.name, "float32", "has no constant weights"))
             continue
-        if _largest_in(node, sizes, constants) > LARGEST_FLOAT16:
+        if _largest_in(node, sizes) > LARGEST_FLOAT16:
             reason = f"its numbers may be beyond {LARGEST_FLOAT16:g}"
             precisions.append(LayerPrecision(node.name, "float32", reason))
             continue
@@ -63,13 +62,10 @@ def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
     return PlanInPrecision(plan, precisions=tuple(precisions), half=frozenset(names))
 
 
-def _largest_in(
-    node: onnx.NodeProto, sizes: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray]
-) -> float:
+def _largest_in(node: onnx.NodeProto, sizes: Mapping[str, np.ndarray]) -> float:
     """The largest number that a layer may read or make."""
-    # What is computed of constants and shapes alone is in neither.
-    known, tensors = {**constants, **sizes}, filter(None, (*node.input, *node.output))
-    return max(largest_in(known[name]) if name in known else np.inf for name in tensors)
+    tensors = filter(None, (*node.input, *node.output))
+    return max(float(sizes[name].max(initial=0)) for name in tensors)
 
 
 def with_half_products(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelProto:

@@ -352,6 +352,17 @@ BETWEEN = {
     "silence after a sum": ("g = ReduceSum(a, first) i = MatMul(g, nothing) "
                             "h = Concat<axis = 1>(i, i)", np.inf),
     "sizes": ("s = Shape(a) g = Mul(a, ten) h = Expand(g, s)", 10),
+    "a constant in a size": ("s = Shape(a) g = Expand(ten, s) h = Add(a, g)", 1 + 10),
+    "a constant cut to a size": ("s = Shape<end = 1>(a) g = Slice(rows, none, s, none) "
+                                 "h = Add(a, g)", 1 + 24),
+    "padded with a constant": ("g = Pad(a, pads, ten) h = MatMul(g, more)", 26 * 10),
+    "a factor made of a size": ("s = Shape<end = 1>(a) g = Cast<to = 1>(s) h = Mul(a, g)", np.inf),
+    "a term made of a size": ("s = Shape<end = 1>(a) g = Cast<to = 1>(s) h = Add(a, g)", np.inf),
+    "what a size is in": ("s = Shape<end = 1>(a) g = Cast<to = 1>(s) i = Expand(g, s) "
+                          "l = Unsqueeze(i, first) k = Concat<axis = 1>(a, l) "
+                          "h = MatMul(k, most)", np.inf),
+    "a layer of a size": ("s = Shape(a) g = Cast<to = 1>(s) i = Expand(g, ends) "
+                          "l = MatMul(i, wide) h = Add(a, l)", np.inf),
     "parts": ("g = Mul(a, ten) i = Concat<axis = 1>(g, a) h = Slice(i, none, size, first)", 10),
 }  # fmt: skip
 
@@ -367,12 +378,32 @@ def test_how_large_what_is_between_neurons_may_be(name, few, monkeypatch):
     values |= {"last": np.array([2]), "first": np.array([1]), "all": np.array([0, 24])}
     values |= {"none": np.array([0]), "size": np.array([24])}
     values |= {"many": np.linspace(-40, 0, 24, dtype=np.float32), "ones": np.ones(24, np.float32)}
+    values |= {"more": np.ones((26, 24), np.float32), "most": np.ones((25, 24), np.float32)}
+    values |= {"wide": np.ones((2, 24), np.float32), "ends": np.array([1, 2])}
+    values |= {"pads": np.array([0, 1, 0, 1])}
     values["nothing"] = np.zeros((1, 12), np.float32)
     values["rows"] = np.diag(np.arange(1, 25, dtype=np.float32))
     text = "net (float[N, 24] x) => (float[N, K] y) { a = Clip(x, zero, one) %s "
     text += "b = Clip(h, zero, one) c = MatMul(b, w) d = Clip(c, zero, one) y = Identity(d) }"
     plan = build_plan(convert(model(text % body, values)).model)
     assert currents_in_thresholds(plan, CONSERVING)["b"] == pytest.approx(wanted)
+
+
+def test_biases_of_rows_are_no_biases_of_channels():
+    text = "net (float[2, 2] x) => (float[2, 2] y) { a = Clip(x, zero, one) g = Gemm(a, w, b) "
+    text += "h = Clip(g, zero, one) y = Neg(h) }"
+    values = {"zero": np.float32(0), "one": np.float32(1), "b": np.float32([[0], [3]])}
+    snn = convert(model(text, values | {"w": np.float32([[1, 0], [1, 0]])})).model
+    assert reach_of_last(snn) == 2 + 3
+
+
+def test_pools_mix_what_differs_by_place():
+    text = "net (float[N, 1, 1, 4] x) => (float[N, 1, 1, 4] y) { a = Clip(x, zero, one) "
+    text += "g = Add(a, last) p = AveragePool<kernel_shape = [1, 3], pads = [0, 1, 0, 1]>(g) "
+    text += "h = Add(p, third) y = Clip(h, zero, one) }"
+    values = {"zero": np.float32(0), "one": np.float32(1)}
+    values |= {"last": np.float32([0, 0, 0, 8]), "third": np.float32([0, 0, 8, 0])}
+    assert reach_of_last(convert(model(text, values)).model) == 1 + 8 + 8
 
 
 def test_factors_of_a_layer_count():

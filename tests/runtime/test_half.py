@@ -163,8 +163,8 @@ def test_what_comes_at_each_time_step_may_be_of_any_size():
 def test_a_bias_that_is_made_of_sizes_is_not_known():
     ann = model(
         "g (float[N, 4] x) => (float[N, 3] y) { a = Relu(x) s = Shape<end = 1>(x) "
-        "k = Expand(one, s) b = Unsqueeze(k, last) c = Gemm(a, w, b) y = Relu(c) }",
-        {"w": np.eye(4, 3, dtype=np.float32), "one": np.float32([1]), "last": np.int64([1])},
+        "k = Cast<to = 1>(s) b = Unsqueeze(k, last) c = Gemm(a, w, b) y = Relu(c) }",
+        {"w": np.eye(4, 3, dtype=np.float32), "last": np.int64([1])},
     )
     snn = convert(ann, calibration=from_arrays(np.ones((8, 4), np.float32)), recipe="opi").model
     (row,) = halve(build_plan(snn), [CUDA]).precisions

@@ -166,7 +166,11 @@ def test_signed_neurons_take_spikes_back_as_before(seed):
 ENDLESS = {
     "a logarithm of 0": "r = Log(x) c = Clip(r, zero, one) k = MatMul(c, w) ",
     "a mask of the least": "c = Clip(x, zero, one) a = MatMul(c, w) k = Add(a, mask) ",
-}
+    "a mask cut to a size": "c = Clip(x, zero, one) n = Shape<end = 1>(c) a = MatMul(c, w) "
+                            "m = Slice(masks, none, n, none) k = Add(a, m) ",
+    "a mask in a shape": "c = Clip(x, zero, one) n = Shape(c) a = MatMul(c, w) "
+                         "m = Expand(mask, n) k = Add(a, m) ",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ENDLESS)
@@ -175,6 +179,7 @@ def test_spikes_are_taken_back_beside_infinite_potentials(name):
     least = np.finfo(np.float32).min
     values = {
         "zero": np.float32(0), "one": np.float32(1), "mask": np.float32([0, least, 0, least]),
+        "masks": np.float32([[0, least, 0, least]] * 8), "none": np.array([0]),
         "w": dyadic.weights(np.random.default_rng(0), 4, 4),
     }  # fmt: skip
     signed = replace(recipe_by_name("opi"), neuron=Neuron("SignedIF", negative=0))
