@@ -44,8 +44,11 @@ def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
     constants = values_of(plan.step, plan.weights)
     # How large an input is that comes at each time-step nobody knows.
     sizes = sizes_in(plan, dict.fromkeys(plan.step_inputs, np.inf))
+    layers = [node for node in plan.step.graph.node if node.op_type in WEIGHTED]
+    # Several layers may have the same weights.
+    wide = {node.input[1] for node in layers if _largest_in(node, sizes) > LARGEST_FLOAT16}
     names, precisions = set[str](), []
-    for node in (node for node in plan.step.graph.node if node.op_type in WEIGHTED):
+    for node in layers:
         name, other = node.input[1], other_type(node, constants)
         if other is not None:
             precisions.append(LayerPrecision(node.name, str(other), "as the file says"))
@@ -53,7 +56,7 @@ def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
         if name not in constants:
             precisions.append(LayerPrecision(node.name, "float32", "has no constant weights"))
             continue
-        if _largest_in(node, sizes) > LARGEST_FLOAT16:
+        if name in wide:
             reason = f"its numbers may be beyond {LARGEST_FLOAT16:g}"
             precisions.append(LayerPrecision(node.name, "float32", reason))
             continue

@@ -171,6 +171,18 @@ def test_a_bias_that_is_made_of_sizes_is_not_known():
     assert row.precision == "float32"
 
 
+def test_weights_of_several_layers_are_in_float16_in_none_or_in_all(anywhere):
+    text = (
+        "net (float[N, 2] x) => (float[N, 2] y) { a = Clip(x, zero, one) b = MatMul(a, w) "
+        "c = Clip(b, zero, most) d = MatMul(c, w) y = Clip(d, zero, one) }"
+    )
+    values = {"zero": np.float32(0), "one": np.float32(1), "most": np.float32(5000)}
+    snn = convert(model(text, values | {"w": np.full((2, 2), 20, np.float32)})).model
+    halved = halve(build_plan(snn), [CUDA])
+    assert [row.precision for row in halved.precisions] == ["float32", "float32"]
+    assert halved.half == set()
+
+
 @pytest.mark.gpu
 @needs_cuda
 def test_sixteen_bits_on_a_gpu():
