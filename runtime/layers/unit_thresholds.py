@@ -54,6 +54,8 @@ _ALIKE = ("AveragePool", "GlobalAveragePool", "Identity", *MAX_POOLS)
 of what they make."""
 
 
+# A mask may be float32's least number, and in thresholds below 1 infinite.
+@np.errstate(over="ignore")
 def with_unit_thresholds(
     step: onnx.ModelProto, network: PlanInPrecision, states: Sequence[State], pools: bool
 ) -> UnitStep:

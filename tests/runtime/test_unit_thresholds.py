@@ -189,6 +189,17 @@ def test_spikes_are_taken_back_beside_infinite_potentials(name):
     same(chunked.run(x, 20), stepped.run(x, 20))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [1, 6], ids=["in a bias", "of places"])
+def test_masks_beyond_float32_are_infinite_without_a_word(size):
+    _, values = residual(0.25, 0.5)
+    values["shift"] = np.full((1, 4, size, size), np.finfo(np.float32).min)
+    snn = convert(model(RESIDUAL, values)).model
+    x = dyadic.weights(np.random.default_rng(1), 2, 4, 6, 6)
+    chunked, stepped = (SpikingSession(snn, threads=1, plan=plan) for plan in ("auto", "step"))
+    same(chunked.run(x, 20), stepped.run(x, 20))
+
+
 def test_potentials_behind_spikes_stay_finite():
     """Of a layer that reads spikes alone a product says what there is to take back."""
     signed = replace(recipe_by_name("opi"), neuron=Neuron("SignedIF", negative=0))
