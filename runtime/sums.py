@@ -178,10 +178,12 @@ class Sums:
     def _bring_in(self) -> None:
         """Take what has passed so far out of the states, which begin anew."""
         after = {name: self._states.get(name) for name in self.kept}
-        self._done = self._sums(self._stretch(), after)
+        done = self._sums(self._stretch(), after)
         zeros = {s.read: np.zeros_like(after[s.read]) for s in self._carried.values()}
         if zeros:
+            # Where there is no memory for them, nothing is brought in.
             self._states.put(zeros)
+        self._done = done
         self._steps, self._inputs, self._last = 0, {}, None
         self._before = {name: after[name] for name in self._followed}
         self._most = self._room_from(self._before)

@@ -1,5 +1,7 @@
 """The states that a session hands out and takes: those of the file, the read-out's among them."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import stock
@@ -103,6 +105,23 @@ def test_more_steps_than_sums_hold(monkeypatch):
             np.testing.assert_allclose(value, wanted[name], rtol=1e-6, err_msg=name)
         for name, value in session.state.items():
             np.testing.assert_array_equal(value, states[name], err_msg=name)
+
+
+def test_a_device_without_memory_for_new_sums_counts_nothing_twice(monkeypatch):
+    monkeypatch.setattr("onnx2snn.runtime.sums.MOST_STEPS_CARRIED", 4)
+    network = Network(3)
+    model = model_of(network, Kind("IF"), read_out="several")
+    x = network.images(2)
+    session = SpikingSession(model)
+    for _ in range(4):
+        session.step(x)
+    with monkeypatch.context() as patched:
+        patched.setattr(session._progress.states, "put", Mock(side_effect=DataError("no memory")))
+        with pytest.raises(DataError):
+            session.step(x)
+    wanted, _ = after(model, x)[4]
+    for name, value in session.step(x).items():
+        np.testing.assert_allclose(value, wanted[name], rtol=1e-6, err_msg=name)
 
 
 def _summed(model, x, steps, name):
