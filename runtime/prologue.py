@@ -17,18 +17,18 @@ class Prologue:
 
     def __init__(self, plan: Plan, create: Callable[..., Any]) -> None:
         self._plan = plan
-        self.session = None if plan.prologue is None else create(plan.prologue)
+        self.session: Any = None if plan.prologue is None else create(plan.prologue)
         self.memory = 0
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def step_inputs(self, inputs: Arrays) -> Arrays:
         """What the step reads: the prologue's results, and the inputs that it reads itself."""
         values = {name: inputs[name] for name in self._plan.step_inputs if name in inputs}
-        if self.session is None:
+        if self._plan.prologue is None:
             return values
         shapes = {name: value.shape for name, value in inputs.items()}
         if shapes != self._shapes:
-            self._shapes, self.memory = shapes, prologue_memory(self._plan, shapes)
+            self._shapes, self.memory = shapes, prologue_memory(self._plan.prologue, shapes)
         made = [output.name for output in self.session.get_outputs()]
         wanted = {source.name for source in self.session.get_inputs()}
         feed = {name: value for name, value in inputs.items() if name in wanted}

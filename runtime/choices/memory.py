@@ -215,13 +215,11 @@ def nodes_of(node: onnx.NodeProto) -> int:
     return 1 + (NODES_OF_FUNCTIONS if node.domain == DOMAIN else 0)
 
 
-def prologue_memory(plan: Plan, shapes: Mapping[str, Sequence[int | str]]) -> int:
+def prologue_memory(prologue: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) -> int:
     """Bytes that a prologue takes for inputs of these shapes."""
-    if plan.prologue is None:
-        return 0
-    sizes = sizes_of(plan.prologue, shapes)
-    made = sum(sizes.bytes_of(info.name) for info in plan.prologue.graph.output)
-    return made + _peak(plan.prologue, sizes)
+    sizes = sizes_of(prologue, shapes)
+    made = sum(sizes.bytes_of(info.name) for info in prologue.graph.output)
+    return made + _peak(prologue, sizes)
 
 
 def read_out_memory(

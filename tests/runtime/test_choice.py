@@ -659,7 +659,7 @@ def test_pools_of_a_prologue_copy_what_they_read():
     text = text.replace("y = Clip", "c = Conv(p, u) y = Clip").replace("(p, zero", "(c, zero")
     values["u"] = np.ones((2, 64, 1, 1), np.float32)
     session = SpikingSession(convert(model(text, values)).model, threads=1)
-    found = memory.prologue_memory(session._plan, {"x": (5, 3, 8, 8)})
+    found = memory.prologue_memory(session._plan.prologue, {"x": (5, 3, 8, 8)})
     assert found > memory.FRAGMENTED * 2 * 4 * 64 * 64 * 5
     # More than a read-out takes, which runs when the prologue is done.
     assert session.chosen(np.zeros((5, 3, 8, 8), np.float32)).memory.read_out == found
