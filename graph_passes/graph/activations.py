@@ -82,7 +82,7 @@ def relu_of_min(graph: gs.Graph, node: gs.Node) -> gs.Node | None:
     if node.domain or node.op != "Min" or len(variables) != 1 or len(node.inputs) != 2:
         return None
     (x,), (bound,) = variables, (t for t in node.inputs if isinstance(t, gs.Constant))
-    if not may_fit(np.shape(bound.values), x.shape) or only_consumer(graph, x) is not node:
+    if not may_fit(bound.shape, x.shape) or only_consumer(graph, x) is not node:
         return None
     return maker_of(x, "Relu")
 

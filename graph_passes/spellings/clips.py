@@ -15,6 +15,7 @@ from onnx2snn.graph_passes.graph.bounds import (
 from onnx2snn.graph_passes.graph.editing import (
     Editor,
     disconnect,
+    is_floating,
     leave_out,
     only_consumer,
     producer,
@@ -84,8 +85,7 @@ def _is_cast(node: gs.Node) -> bool:
     """Whether a node casts numbers with a point to others."""
     if node.op != "Cast" or node.domain:
         return False
-    types = node.inputs[0].dtype, node.outputs[0].dtype
-    return all(dtype is not None and np.issubdtype(dtype, np.floating) for dtype in types)
+    return all(t.dtype is not None and is_floating(t) for t in (node.inputs[0], node.outputs[0]))
 
 
 def _swap(editor: Editor, bound: gs.Node, cast: gs.Node) -> None:

@@ -1,5 +1,6 @@
 from functools import partial
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -228,6 +229,14 @@ def test_casts_within_a_chain_come_before_it(body, left):
     assert not unify_clips(g)
     assert ops(g) == left
     np.testing.assert_array_equal(run(g, x, optimised=False), before)
+
+
+@pytest.mark.parametrize("read", ["x", "w"])
+def test_casts_from_a_type_that_numpy_lacks_are_no_obstacle(read):
+    text = f"g (bfloat16[3] x) => (float[3] y) {{ c = Cast<to = 1>({read}) y = Relu(c) }}"
+    g = graph(text, {"w": np.ones(3, ml_dtypes.bfloat16)})
+    assert not unify_clips(g)
+    assert ops(g) == ["Cast", "Relu"]
 
 
 def test_fold_constants():
