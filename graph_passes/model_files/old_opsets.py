@@ -28,8 +28,10 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     # The first IR versions want every initializer to be an input as well.
     structure.ir_version = max(structure.ir_version, 8)
     types = _types_in(structure) if opset < 11 else {}
-    for node in all_nodes(structure.graph.node) if opset < 11 else ():
-        _drop_unused_value(node)
+    for node in all_nodes(structure.graph.node):
+        _drop_outputs_left_out(node)
+        if opset < 11:
+            _drop_unused_value(node)
     if opset < 13:
         _flatten_before_hardmax(structure.graph, names_in(structure))
     try:
@@ -47,6 +49,12 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 def _is(node: onnx.NodeProto, op: str) -> bool:
     return node.op_type == op and node.domain in STANDARD
+
+
+def _drop_outputs_left_out(node: onnx.NodeProto) -> None:
+    """Drop the last outputs where they are left out: the converter counts those without a name."""
+    while node.output and not node.output[-1]:
+        node.output.pop()
 
 
 def _drop_unused_value(node: onnx.NodeProto) -> None:
