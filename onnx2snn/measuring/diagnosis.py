@@ -16,10 +16,11 @@ It splits exactly into three (after Bu et al., ICLR 2022, "Optimal ANN-SNN conve
                    q = clip(ceil((T zbar + v(0)) / V_th) - 1, 0, T)
     unevenness     phi - V_th q / T
 
-q is the number of spikes that a neuron emits if its current is zbar at each time-step. It is
-floor((T zbar + v(0)) / V_th) but at ties, since a neuron fires above V_th and not at it. With
-bursts of B spikes a time-step, V_th is B V_th in the clips, and T is B T. What a reset to zero
-loses, or a neuron that starts again after some time-steps, counts as unevenness.
+q is the number of spikes that a neuron with v(0) from 0 to V_th, which subtracts V_th, emits if its
+current is zbar at each time-step. It is floor((T zbar + v(0)) / V_th) but at ties, since a neuron
+fires above V_th and not at it. With bursts of B spikes a time-step, V_th is B V_th in the clips,
+and T is B T. What a reset to zero loses, a neuron that starts again after some time-steps, or a
+v(0) that is too far off to be made up for, counts as unevenness.
 """
 
 from collections.abc import Mapping
@@ -68,15 +69,15 @@ class LayerDiagnosis:
     ``own_error``: of phi - a, phi being V_th times the number of spikes over T, and a what the
     ANN's own activation makes of zbar, the mean over time of the current into a neuron. phi - a is
     the sum of ``clipping``, clip(zbar, 0, V_th) - a, ``quantisation``, V_th q / T - clip(zbar, 0,
-    V_th), and ``unevenness``, phi - V_th q / T, q being the number of spikes of a neuron whose
-    current is zbar at each time-step. All four are root mean squares in percent of that of a. (So
-    the three do not add up; the errors themselves do.) ``total_error``: that of phi against the
-    activations in the ANN, errors of earlier layers included, in percent of their root mean square.
-    Where all activations are 0, the percentages are of V_th. ``firing_rate``: spikes, of either
-    sign, per neuron and time-step. ``silent`` and ``saturated``: percent of the neurons without a
-    spike, and with as many as they can emit at every time-step, and none taken back.
-    ``correlation``: Pearson's, of phi and the activations in the ANN; None where one of them does
-    not vary.
+    V_th), and ``unevenness``, phi - V_th q / T, q being clip(ceil((T zbar + v(0)) / V_th) - 1, 0,
+    T). With bursts of B spikes a time-step, V_th is B V_th in the clips, and T is B T in q. All
+    four are root mean squares in percent of that of a. (So the three do not add up; the errors
+    themselves do.) ``total_error``: that of phi against the activations in the ANN, errors of
+    earlier layers included, in percent of their root mean square. Where all activations are 0, the
+    percentages are of V_th. ``firing_rate``: spikes, of either sign, per neuron and time-step.
+    ``silent`` and ``saturated``: percent of the neurons without a spike, and with as many as they
+    can emit at every time-step, and none taken back. ``correlation``: Pearson's, of phi and the
+    activations in the ANN; None where one of them does not vary.
     """
 
     place: int
