@@ -38,7 +38,7 @@ from .plot_benchmark import ratio_plot
     type=click.IntRange(1, MOST_THREADS),
     default=1,
     show_default=True,
-    help="CPU threads; one is pinned to a core.",
+    help="CPU threads; a single thread is pinned to a core.",
 )
 @click.option("--plot", type=NamedPath(), help="Draw the ratios.")
 @json_option
@@ -51,11 +51,12 @@ def benchmark(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Time the spiking network in MODEL, or the demo's, by each way to run it.
+    """Time each way to run the spiking network in MODEL.
 
-    The time of T time-steps over that of T forward passes of the ANN in ONNX Runtime, or of the
-    plan "step", one time-step at a time, without --ann. All run in turns on random inputs, each
-    in a process of its own: medians of ratios within a round, with their quartiles.
+    Without MODEL, the demo's network. Shows the time of T time-steps divided by that of T forward
+    passes of the ANN in ONNX Runtime; without --ann, by that of the plan "step", which runs one
+    time-step at a time. All run in turns on random inputs, each in its own process; the figures
+    are medians of the ratios within a round, with quartiles.
     """
     if model is None and ann is not None:
         raise click.UsageError("--ann is the ANN of a MODEL: give MODEL too")

@@ -18,8 +18,12 @@ def budget_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options ``--min-accuracy`` and ``--max-drop``."""
     percent = Percent()
     for option in (
-        click.option("--max-drop", type=percent, help="Fail if it is more points below the ANN."),
-        click.option("--min-accuracy", type=percent, help="Fail if the accuracy is lower (%)."),
+        click.option(
+            "--max-drop", type=percent, help="Fail if the accuracy is more points below the ANN's."
+        ),
+        click.option(
+            "--min-accuracy", type=percent, help="Fail if the accuracy is lower (percent)."
+        ),
     ):
         function = option(function)
     return function

@@ -22,15 +22,14 @@ from .outputs import print_json
 @model_argument
 @maxpool_option("average")
 @click.option(
-    "--approximate", is_flag=True, help="Let clips stand in for Sigmoid, Tanh, SiLU, GELU, ..."
+    "--approximate", is_flag=True, help="Allow clips in place of Sigmoid, Tanh, SiLU, GELU, ..."
 )
 @on_means_option
 @json_option
 def check(model: Path, maxpool: MaxPool, approximate: bool, on_means: bool, as_json: bool) -> None:
-    """Say what of the ANN in MODEL would convert, and what not and why.
+    """Say whether the ANN in MODEL would convert, and if not, why.
 
-    Exits with 0 where it says that the network converts, with the options that it names;
-    else with 1.
+    Exits with 0 if it converts, given the options that are named; else with 1.
     """
     result = readiness.check(model, maxpool=maxpool, approximate=approximate, on_means=on_means)
     if as_json:

@@ -56,7 +56,8 @@ def _recipes_by_name(names: str) -> list[Recipe]:
 @click.option(
     "--calibration-samples",
     type=COUNT,
-    help=f"As --samples, of --calibration.  [default: {CALIBRATION_SAMPLES}]",
+    metavar="N",
+    help=f"As --samples, for --calibration.  [default: {CALIBRATION_SAMPLES}]",
 )
 @data_option
 @samples_option
@@ -65,12 +66,12 @@ def _recipes_by_name(names: str) -> list[Recipe]:
     "--recipes",
     callback=parsed(_recipes_by_name),
     metavar="NAME,...",
-    help="Those to compare, as 'onnx2snn recipes' lists them.  [default: all]",
+    help="Recipes to compare; 'onnx2snn recipes' lists their names.  [default: all]",
 )
 @click.option(
     "--state",
     type=NamedPath(),
-    help="File that keeps each result as it comes, for the next run to go on from.  "
+    help="File that saves each result, so that an interrupted run can continue.  "
     "[default: NAME.compare.json in the current folder, for the model NAME.onnx]",
 )
 @maxpool_option("exact")
@@ -102,9 +103,8 @@ def compare(
     """Convert the ANN in MODEL by each recipe and evaluate them all.
 
     Shows accuracy if DATA has labels, else agreement with the ANN. A recipe made for a certain
-    T converts anew for each; max-pooling becomes the same in all. If it is interrupted, the
-    same command goes on where it stopped.
-    Exits with 1 if no recipe can convert the network.
+    T converts anew for each T. --maxpool is the same for all recipes. If it is interrupted, the
+    same command continues where it stopped. Exits with 1 if no recipe can convert the network.
     """
     chosen = RECIPES if recipes is None else recipes
     state = state or Path(f"{model.stem}.compare.json")

@@ -60,31 +60,33 @@ from .parameter_types import COUNT, ONE_T, InitialPotentialType, NamedPath
     "--recipe",
     metavar="NAME",
     callback=parsed(recipe_by_name),
-    help="A way to convert by name, as 'onnx2snn recipes' lists them; other options override "
-    "its settings.  [default: best with --calibration, opi without]",
+    help="How to convert: a name that 'onnx2snn recipes' lists. Other options override its "
+    "settings.  [default: best with --calibration, opi without]",
 )
 @click.option(
     "-T",
     "--timesteps",
     type=ONE_T,
-    help="The T that a recipe converts for; give --calibration or --recipe too.  [default: 16]",
+    help="Number of time-steps to convert for; needs --calibration or --recipe.  [default: 16]",
 )
 @click.option(
     "--threshold",
     callback=parsed(parse_statistic),
     metavar="max|percentile=Q|nonzero-percentile=Q|mmse=T|robust-mmse=T|balanced=N",
-    help="V_th of a ReLU: the largest activation, a percentile of all activations, or of those "
-    "above 0, the least squared error of T time-steps, also without outliers, or local "
-    "threshold balancing in N steps.  "
+    help="V_th of a ReLU: the largest activation; a percentile of all activations, or of those "
+    "above 0; least squared error in T time-steps, robust-: without outliers; local threshold "
+    "balancing in N steps.  "
     "[default: the recipe's]",
 )
 @click.option(
-    "--per-channel/--per-layer", default=None, help="One threshold for each channel, or layer."
+    "--per-channel/--per-layer",
+    default=None,
+    help="One threshold for each channel, or for each layer.",
 )
 @click.option(
     "--recalibrate/--keep-bounds",
     default=None,
-    help="Let data lower a clip's threshold below its bound, or not.",
+    help="Lower a clip's threshold below its bound where data says so, or keep the bound.",
 )
 @maxpool_option(None)
 @approximate_option
@@ -93,7 +95,8 @@ from .parameter_types import COUNT, ONE_T, InitialPotentialType, NamedPath
     "--v-init",
     type=InitialPotentialType(),
     metavar="half|zero|FRACTION|uniform|normal",
-    help="v(0): half the threshold is optimal; a number is a fraction of it.  "
+    help="v(0), the initial potential: half the threshold is optimal; a number is a fraction of "
+    "the threshold.  "
     "[default: the recipe's; half]",
 )
 @click.option(
@@ -111,11 +114,12 @@ from .parameter_types import COUNT, ONE_T, InitialPotentialType, NamedPath
 @click.option(
     "--seed", type=click.IntRange(0), help="For --v-init uniform and normal.  [default: 0]"
 )
-@click.option("--explain", is_flag=True, help="List what each pass declined to do, and why.")
+@click.option("--explain", is_flag=True, help="List what each pass left unchanged, and why.")
 @root_option
 @click.option(
     "--samples",
     type=COUNT,
+    metavar="N",
     help=f"{SO_MANY}  [default: {CALIBRATION_SAMPLES} of a data set or a folder, all of a file]",
 )
 @batch_option
@@ -146,7 +150,7 @@ def convert(
 ) -> None:
     """Convert the ANN in MODEL into a spiking network.
 
-    Clip(0, theta) gives a threshold without data, but gains by --calibration; a ReLU needs it.
+    ReLUs need --calibration. Clips do not, since their bounds are thresholds, but gain from it.
     """
     if timesteps is not None and recipe is None and calibration is None:
         raise click.UsageError(

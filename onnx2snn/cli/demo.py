@@ -27,7 +27,7 @@ from .plot import accuracy_plot, pyplot
 @click.option("--samples", type=COUNT, help="How many of the 2,000 images.  [default: all]")
 @json_option
 def demo(output: Path, samples: int | None, as_json: bool) -> None:
-    """Convert the ResNet-20 that ships with the tool and classify real images with it.
+    """Convert the shipped ResNet-20 and classify real images with it.
 
     Shows the accuracy of the ANN and of the spiking network at T = 4, 8, 16, 32, started
     at half the threshold and at zero.

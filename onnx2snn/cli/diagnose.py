@@ -38,7 +38,7 @@ from .plot import diagnosis_plot
 )
 @click.command()
 @model_argument
-@click.option("--ann", **MODEL, required=True, help="The ANN it was made from.")
+@click.option("--ann", **MODEL, required=True, help="The ANN that MODEL was made from.")
 @data_option
 @timesteps_option
 @click.option("--plot", type=NamedPath(), help="Draw each layer's errors.")
@@ -61,18 +61,18 @@ def diagnose(
 ) -> None:
     """Say which layers of the spiking network in MODEL err, and how.
 
-    A layer's own error is that of its spikes against what the ANN's activation makes of the
-    layer's mean input, so errors of earlier layers do not count. It is the sum of three:
-    clipping, what exceeds V_th (cure: a higher threshold); quantisation, what T steps of V_th
-    cannot express (more time-steps, or a lower threshold); unevenness, spikes too many or too
-    few since input comes irregularly, a reset to zero or a start anew (more time-steps). The
-    total error is that against the ANN's activations, with what earlier layers caused. Where
-    max-pools became average-pools, or clips stand in for activations, those are the ANN's here:
-    what that cost, convert says.
+    A layer's own error compares its spikes with the ANN's activation function applied to the
+    layer's mean input, so errors of earlier layers do not count. It has three parts. Clipping:
+    what exceeds V_th (cure: a higher threshold). Quantisation: what T steps of V_th cannot express
+    (more time-steps, or a lower threshold). Unevenness: too many or too few spikes because input
+    arrives irregularly, or because of a reset to zero or a restart (more time-steps).
 
-    Errors are root mean squares in percent of that of the activations: the total of the ANN's, the
-    others of what the ANN's activation makes of the layer's mean input, of which a current that
-    corrects biases is a part.
+    The total error compares the spikes with the ANN's activations, so errors of earlier layers
+    count. If conversion replaced max-pools by average-pools or activations by clips, the ANN here
+    has these too: convert says what they cost.
+
+    Errors are root mean squares, in percent of the root mean square of what they are compared
+    with. A current that corrects biases is part of a layer's mean input.
     """
     refuse_root(data_root, source)
     require_plot(plot, model, source, ann)

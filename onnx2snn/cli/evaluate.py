@@ -56,8 +56,8 @@ from .plot import SHARES, accuracy_plot, early_exit_plot
 @click.option(
     "--early-exit",
     is_flag=True,
-    help="Let samples leave once they are settled, at the last T at the latest: accuracy against "
-    "mean T, for several rules.",
+    help="Stop each sample once its class is settled, at the last T at the latest; show accuracy "
+    "against mean T for several rules.",
 )
 @click.option("--plot", type=NamedPath(), help="Draw accuracy over time-steps.")
 @budget_options
@@ -89,16 +89,16 @@ def evaluate(
 ) -> None:
     """Measure accuracy and activity of the spiking network in MODEL.
 
-    Agreement is the share of samples with the ANN's class; SOPs are synaptic operations
-    per sample, each spike times its fan-out. Exits with 1 if the accuracy at the last T is
-    outside of the budget that --min-accuracy and --max-drop set.
+    Agreement is the share of samples that get the ANN's class. SOPs are synaptic operations
+    per sample: each spike times its fan-out. Exits with 1 if the accuracy at the last T is below
+    --min-accuracy, or more than --max-drop below the ANN's.
 
-    With --precision the network runs in float32 too, for what rounding its weights costs:
-    that accuracy, and the share of samples with the same class; but not with --early-exit.
+    With --precision the network also runs in float32, to show what rounding costs: the accuracy
+    in float32, and the share of samples with the same class. Not with --early-exit.
 
-    With --early-exit, accuracy and agreement where each sample leaves by a rule: its read-out's
-    softmax is as high as the confidence, and the class was the same at the last looks. The
-    default is that of SpikingSession.run(early_exit=EarlyExit()).
+    With --early-exit each sample stops once the softmax of its read-out reaches a confidence and
+    its class has not changed for some looks. Several such rules are compared; the default one is
+    that of SpikingSession.run(early_exit=EarlyExit()).
     """
     refuse_root(data_root, source)
     require_plot(plot, model, source, ann)

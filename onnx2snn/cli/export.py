@@ -31,26 +31,26 @@ from .parameter_types import LengthType, NamedPath
     required=True,
     help="loop: one ONNX file with the time-steps inside. triton: a model repository of the "
     "Triton Inference Server, with that file and a stateful model of one time-step. nir: the "
-    "Neuromorphic Intermediate Representation, for other spiking simulators, of IF neurons "
-    "(convert --recipe best-binary --maxpool average, or opi).",
+    "Neuromorphic Intermediate Representation, for other spiking simulators; IF neurons only "
+    "(convert --recipe best-binary --maxpool average, or --recipe opi).",
 )
-@click.option("-o", "--output", type=NamedPath(), required=True, help="The result.")
+@click.option("-o", "--output", type=NamedPath(), required=True, help="File or folder to write.")
 @click.option(
     "-T",
     "--timesteps",
     type=LengthType(),
     metavar="T|input",
-    help="Time-steps, which loop and triton need; 'input' makes them an input of the loop file.",
+    help="Number of time-steps, for loop and triton; 'input' makes it an input of the loop file.",
 )
-@click.option("--unroll", is_flag=True, help="Copies of the time-step in place of a Loop.")
-@click.option("--inline", is_flag=True, help="Only operators of ONNX itself.")
-@click.option("--each-step", is_flag=True, help="Also the read-outs after each time-step.")
-@click.option("--rates", is_flag=True, help="Also the firing rate of each layer.")
+@click.option("--unroll", is_flag=True, help="T copies of the time-step in place of a Loop.")
+@click.option("--inline", is_flag=True, help="Use ONNX's operators only, no functions.")
+@click.option("--each-step", is_flag=True, help="Also output the read-out after each time-step.")
+@click.option("--rates", is_flag=True, help="Also output the firing rate of each layer.")
 @click.option("--gpu", is_flag=True, help="Triton: run on GPUs.")
 @click.option(
     "--preprocessing",
     metavar="TEXT",
-    help="What is done to an input before, for the file's metadata: 'pixels / 255'.",
+    help="How inputs are prepared, as a note in the file's metadata: 'pixels / 255'.",
 )
 @force_option
 @json_option

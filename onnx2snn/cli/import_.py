@@ -16,11 +16,11 @@ from .parameter_types import MODEL, NamedPath
 @examples("  onnx2snn import net.nir -o snn.onnx")
 @click.command("import")
 @click.argument("file", **MODEL)
-@click.option("-o", "--output", type=NamedPath(), required=True, help="The SNN.")
+@click.option("-o", "--output", type=NamedPath(), required=True, help="SNN file.")
 @force_option
 @json_option
 def import_(file: Path, output: Path, force: bool, as_json: bool) -> None:
-    """Read the spiking network in FILE, a NIR file that 'onnx2snn export' wrote."""
+    """Read a spiking network from a NIR file of 'onnx2snn export'."""
     require_output(output, file, new=not force)
     write_model(from_nir(file), output, new=not force)
     if as_json:

@@ -48,7 +48,7 @@ from .parameter_types import COUNT
     "-N",
     "--batch-size",
     type=COUNT,
-    help="Samples at a time that --plan is for.  [default: 1]",
+    help="For --plan: samples at a time.  [default: 1]",
 )
 @precision_option
 @max_memory_option
@@ -63,13 +63,14 @@ def inspect(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Show the neurons of the spiking network in MODEL, and how it was made.
+    """Show the neurons of the spiking network in MODEL.
 
-    Of an export: its inputs and outputs, what thresholds are from, and how it was made.
+    Also says how it was made. For an export it shows inputs and outputs, where thresholds come
+    from, and how it was made.
 
-    With --plan also how time-steps run: how many at once, which layers run once for all of
-    these, how spikes are counted, and an estimate of the memory that takes; and with --precision
-    int8, which layers are computed in 8 bits.
+    With --plan also how time-steps run: how many at once, which layers run once for all of them,
+    how spikes are counted, and how much memory that takes, by estimate. With --precision int8
+    also which layers are computed in 8 bits.
     """
     if not show_plan:
         of_plan = {"--batch-size": batch_size, "--max-memory": max_memory,

@@ -69,14 +69,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 batch_option = click.option(
     "--batch-size",
     type=COUNT,
-    help="Samples at a time; 100 if not given, or as many as 2 GiB of activations hold.",
+    help="Samples at a time.  [default: 100, fewer if activations would take over 2 GiB]",
 )
 device_option = click.option(
     "--device",
     type=click.Choice(["cpu", "cuda", "auto"]),
     default="cpu",
     show_default=True,
-    help="Where to run; auto takes CUDA where it starts.",
+    help="Where to run; auto: on CUDA if it is available, else on the CPU.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(1, MOST_THREADS), help="CPU threads to use."
@@ -86,26 +86,26 @@ precision_option = click.option(
     type=click.Choice(get_args(Precision)),
     default="float32",
     show_default=True,
-    help="int8: weights of 8 bits and exact sums in layers where that is faster; CPU only.  "
-    "float16: layers in 16 bits, potentials in float32; GPUs only.",
+    help="int8: 8-bit weights and exact sums, in layers where that is faster; CPU only.  "
+    "float16: layers in 16 bits, membrane potentials in float32; GPU only.",
 )
 max_memory_option = click.option(
     "--max-memory",
     type=SizeType(),
-    help="What a run may take, as in 2GB or 512MiB; an estimate of the CPU's.  "
-    "[default: 256MiB beyond one time-step; 1.5 times weights and states for one sample of a "
-    "network whose weights are mostly of dense layers]",
+    help="Memory that a run may take, by estimate, on a CPU; as in 2GB or 512MiB.  "
+    "[default: 256MiB more than one time-step takes; 1.5 times weights and states for one sample "
+    "of a network with most weights in dense layers]",
 )
 root_option = click.option(
     "--data-root",
     type=NamedPath(),
-    help="Folder of a data set that is given by name.",
+    help="Folder with the files of a data set that is given by name.",
 )
 CALIBRATION_SAMPLES = 512
 """As many set thresholds and correct weights as well as a whole data set does."""
 
-SO_MANY = "Use so many: the first or, where labels come class by class, evenly spread ones."
-samples_option = click.option("--samples", type=COUNT, help=SO_MANY)
+SO_MANY = "Use the first N samples, or evenly spread ones if labels come class by class."
+samples_option = click.option("--samples", type=COUNT, metavar="N", help=SO_MANY)
 ann_option = click.option("--ann", **MODEL, help="The ANN to compare with.")
 timesteps_option = click.option("-T", "--timesteps", type=ONE_T, required=True, help="Time-steps.")
 several_timesteps_option = click.option(
@@ -118,21 +118,22 @@ data_option = click.option(
 calibration_option = click.option(
     "--calibration",
     metavar="DATA",
-    help=f"Data that sets thresholds and, by best, corrects weights: {DATA} (training images).",
+    help="Data that sets thresholds and, in recipe best, corrects weights: "
+    f"{DATA} (training images).",
 )
 approximate_option = click.option(
     "--approximate",
     type=click.IntRange(1, MOST_CLIPS),
     metavar="N",
-    help="Let N clips stand in for each Sigmoid, Tanh, SiLU, GELU, ... before the last layer.",
+    help="Replace each Sigmoid, Tanh, SiLU, GELU, ... before the last layer by a sum of N clips.",
 )
 
 on_means_option = click.option(
     "--on-means",
     is_flag=True,
-    help="Compute products of activations, Softmax, normalizations and recurrent layers between "
-    "neurons on running means, at each time-step; what they hand on are no spikes. A Sigmoid gate "
-    "needs --approximate besides.",
+    help="Allow products of activations, Softmax, normalizations and recurrent layers between "
+    "neurons: each time-step computes them on running means. Their outputs are not spikes. A "
+    "Sigmoid gate needs --approximate too.",
 )
 
 
@@ -142,8 +143,8 @@ def maxpool_option(default: MaxPool | None) -> Callable[[Any], Any]:
         "--maxpool",
         type=click.Choice(get_args(MaxPool)),
         default=default,
-        help="What becomes of max-pooling: average-pooling (as in the paper); exact: a pool that "
-        "counts spikes; keep: nothing, which costs accuracy.  "
+        help="average: replace max-pools by average-pools (as in the paper). exact: by pools that "
+        "count spikes. keep: leave them as they are, which costs accuracy.  "
         f"[default: {default or 'as in the recipe: exact in best, average in opi'}]",
     )
 

@@ -14,7 +14,7 @@ from .outputs import print_json
 @click.command()
 @json_option
 def recipes(as_json: bool) -> None:
-    """List the ways to convert that have a name, with their sources."""
+    """List the recipes (ways to convert) and their sources."""
     if as_json:
         rows = [{"name": r.name, "source": r.source, "what": r.what} for r in RECIPES]
         print_json({"recipes": rows})

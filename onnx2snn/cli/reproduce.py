@@ -56,26 +56,26 @@ from .train import default_workers, train_network
 @click.command()
 @click.argument("what", type=click.Choice(list(EXPERIMENTS)))
 @click.option(
-    "--dataset", metavar="DATA", help="Named data or a file of it.  [default: the paper's]"
+    "--dataset", metavar="DATA", help="Data set by name, or a file.  [default: the paper's]"
 )
 @click.option(
     "--network",
     type=click.Choice(["vgg16", "resnet18", "resnet20"]),
-    help="Which of the paper's networks it is, or stands for.  [default: the first that the paper "
-    "has there]",
+    help="The paper's network to repeat, or that --ann stands for.  [default: the first one in "
+    "the paper's table or figure]",
 )
 @click.option(
     "--ann",
     **MODEL,
-    help="A trained network; all but fig4 need clips.  [default: NETWORK-DATA.onnx that ships, "
-    "else one that is trained by 'onnx2snn train NETWORK-DATA', or has been]",
+    help="A trained network, with clips except for fig4.  [default: the shipped NETWORK-DATA.onnx, "
+    "else that of 'onnx2snn train NETWORK-DATA', which is run if needed]",
 )
 @click.option(
     "-T",
     "--timesteps",
     type=TIMESTEPS,
-    help="Time-steps, as in 8,16,32.  [default: of a table the paper's, up to 256; of a figure, "
-    "whose T it does not print, 4 to 128, of fig1 1 to 64, of fig4 16 to 256]",
+    help="Time-steps, as in 8,16,32.  [default: for tables the paper's, up to 256; for figures, "
+    "where it prints none, 4 to 128 (fig1: 1 to 64, fig4: 16 to 256)]",
 )
 @samples_option
 @click.option(
@@ -83,14 +83,14 @@ from .train import default_workers, train_network
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Of random initial potentials.",
+    help="For random initial potentials.",
 )
 @click.option(
     "--state",
     type=NamedPath(),
     default="reproduce.json",
     show_default=True,
-    help="File that keeps what each batch came to, for the next run to go on from.",
+    help="File that saves each batch's result, so that an interrupted run can continue.",
 )
 @click.option("--plot", type=NamedPath(), help="Draw it.")
 @root_option
@@ -112,10 +112,10 @@ def reproduce(
     device: str,
     as_json: bool,
 ) -> None:
-    """Repeat a table or figure of the paper on a network and a data set.
+    """Repeat a table or figure of the paper.
 
-    WHAT is table1 to table3, fig1 to fig4 or figS1. Without a trained network, one is trained
-    first. If it is interrupted, the same command goes on where it stopped.
+    WHAT is table1 to table3, fig1 to fig4 or figS1. If there is no trained network, it trains one
+    first. If it is interrupted, the same command continues where it stopped.
     """
     experiment = EXPERIMENTS[what]
     network = network or experiment.network

@@ -51,25 +51,25 @@ from .parameter_types import TIMESTEPS, NamedPath
 @model_argument
 @click.option("--input", "source", metavar="DATA", required=True, help=f"Inputs: {DATA}.")
 @timesteps_option
-@click.option("--readout", type=TIMESTEPS, help="Further time-steps to read the output at, for -o.")
+@click.option("--readout", type=TIMESTEPS, help="More time-steps at which -o saves the output.")
 @click.option(
     "--coding",
     type=click.Choice(get_args(Coding)),
     default="constant",
     show_default=True,
-    help="Input at each time-step: itself, or random spikes with it as probability.",
+    help="Input at each time-step: DATA itself, or random spikes with DATA as probabilities.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0),
-    help="For Poisson coding; what it draws depends on --batch-size, too.  [default: 0]",
+    help="For --coding poisson; the spikes depend on --batch-size, too.  [default: 0]",
 )
 @click.option(
     "-o",
     "--output",
     type=NamedPath(),
-    help="An .npz for output [N, ...] (output/NAME for any further outputs), output_T "
-    "(output_T/NAME) at further read-outs, and firing_rate/LAYER.",
+    help="An .npz with output [N, ...] (more outputs: output/NAME), output_T (output_T/NAME) for "
+    "each --readout, and firing_rate/LAYER.",
 )
 @root_option
 @samples_option
@@ -98,8 +98,8 @@ def run(
 ) -> None:
     """Run the spiking network in MODEL on DATA.
 
-    DATA of the network's input shape is shown at every time-step; with one axis more, in
-    front, it holds T inputs, one for each.
+    DATA of the network's input shape is the input at every time-step. With one more axis in
+    front, DATA holds T inputs, one for each time-step.
     """
     if coding != "poisson":
         refuse_options({"--seed": seed is not None}, "is for --coding poisson")

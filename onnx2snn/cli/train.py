@@ -68,8 +68,8 @@ def train(
 ) -> None:
     """Train a network with trainable clips, and export it.
 
-    CONFIG is the name of a run, one of those below, or a .toml file with its settings. Interrupted,
-    the same command goes on after the last whole epoch, and on a CPU ends with the same weights.
+    CONFIG is the name of a run listed below, or a .toml file with settings. If it is interrupted,
+    the same command continues after the last whole epoch; on a CPU it ends with the same weights.
     """
     with terminal.overall_progress() as report:
         path, history = train_network(config, output, data_root, device, workers, report)
