@@ -155,9 +155,9 @@ def _looped(network: Network, main: Writer, reads: Mapping[str, str]) -> dict[st
         trips = main.constant(np.int64(network.timesteps), _TIMESTEPS)
     graph = _body_graph(body, iteration, carried, list(steps.values()))
     outputs = [*ends, *stacked.values()]
-    main.nodes.append(
-        helper.make_node("Loop", [trips, "", *starts], outputs, f"{main.prefix}loop", body=graph)
-    )
+    # It may be left out, but the reference evaluator of onnx 1.23 takes that for False.
+    read = [trips, main.constant(np.array(True), "go_on"), *starts]
+    main.nodes.append(helper.make_node("Loop", read, outputs, f"{main.prefix}loop", body=graph))
     last = dict(zip((held.read for held in carried), ends, strict=True))
     t = main.node("Cast", [trips], "t", to=onnx.TensorProto.DOUBLE)
     sums_then = _at(last, running), _at(last, moved), _at(last, before)

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx2snn.data.batches import OVER_TIME, samples_at_once
 from onnx2snn.data.files import open_data
-from onnx2snn.graph_passes.errors import DataError, counted
+from onnx2snn.graph_passes.errors import DataError, OutputError, counted
 from onnx2snn.graph_passes.model_files.files import read_any
 from onnx2snn.graph_passes.model_files.whole_file import output_file
 from onnx2snn.inspection import notes_on_timesteps
@@ -110,6 +110,8 @@ def run(
         )
     refuse_root(data_root, source)
     require_output(output, model, source)
+    if output is not None and output.suffix.lower() not in ("", ".npz"):
+        raise OutputError(f"'{output}' would be an .npz, whatever its name: call it so")
     parts = read_any(model)
     session = SpikingSession(
         parts, chosen_providers(device), threads, max_memory=max_memory, precision=precision

@@ -191,6 +191,12 @@ def test_run(snn):
         assert report["firing_rates"]["p"] == pytest.approx(float(arrays["firing_rate/p"]))
 
 
+def test_run_refuses_to_write_its_npz_under_another_name(snn):
+    said = invoke("run", snn, "--input", "data.npz", "-T", 4, "-o", "out.csv", code=1).stderr
+    assert "'out.csv' would be an .npz" in said
+    assert not Path("out.csv").exists()
+
+
 def test_run_refuses_to_read_out_beyond_its_end(snn):
     words = ("run", snn, "--input", "data.npy", "-T", 4, "--readout")
     assert "--readout 8 is beyond the 4 time-steps" in invoke(*words, "2,8", code=2).stderr

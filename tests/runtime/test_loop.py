@@ -13,6 +13,7 @@ import stock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kinds import KINDS, Kind, Network, model_of
+from onnx.reference import ReferenceEvaluator
 from onnx_text import model
 
 from onnx2snn import DataError, ModelError, Neuron, SpikingSession, convert, recipe_by_name
@@ -51,6 +52,16 @@ def looped(snn, timesteps, form):
         assert not result.functions
         assert [entry.domain for entry in result.opset_import] == [""]
     return result
+
+
+def test_onnx_reference_runs_a_loop():
+    """Which takes a condition that is left out for False, and would run no time-step."""
+    network = dyadic.finish(3)
+    snn, x = convert(dyadic.to_onnx(network)).model, dyadic.images(network, 2)
+    found = ReferenceEvaluator(looped(snn, 5, "inlined")).run(None, {"input": x})
+    wanted = SpikingSession(snn, threads=1).run(x, 5)
+    for value, made in zip(wanted.values.values(), found, strict=True):
+        np.testing.assert_array_equal(made, value)
 
 
 def check(snn, feed, timesteps, form, levels=tuple(stock.LEVELS)):
