@@ -1,11 +1,15 @@
 """Algorithm 1, lines 1 to 6, on any torch model: trainable clips, and average pooling."""
 
-from collections.abc import Callable, Iterable
+import copy
+import operator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import map_aggregate
 
 from .clips import THETA, TrainableClip
 
@@ -62,13 +66,19 @@ def prepare(model: nn.Module, theta: float = THETA) -> fx.GraphModule:
     average, as it does in no maximum. All else, a ReLU6 among it, stays, and so do ReLUs
     within torch's own composite modules (``nn.TransformerEncoderLayer``, ``nn.RNN``). A ReLU in
     place on a part of a tensor changes that part alone, not what is read of the tensor later: write
-    it without ``inplace``. The result
-    shares its parameters with ``model``, which is left as it was, and is in the same mode.
+    it without ``inplace``. The result shares its parameters with ``model``, which is left as it
+    was, and is in the same mode. ``train()`` and ``eval()`` change what functions are told of it
+    (``F.dropout(x, training=self.training)``); where the model runs other functions in the other
+    mode, as an auxiliary head or a drop path of its own code, a warning says so, and the result
+    runs those of the mode that it was prepared in.
 
-    Raises ``ValueError`` for a pool that no average stands in for (indices, dilation) and
-    what ``torch.fx.symbolic_trace`` raises where the model's control flow depends on data.
+    Raises ``ValueError`` for a theta that is not above 0, or a pool that no average stands in for
+    (indices, dilation), and what ``torch.fx.symbolic_trace`` raises where the model's control flow
+    depends on data.
     """
-    prepared = fx.symbolic_trace(model)
+    if not 0 < theta < float("inf"):
+        raise ValueError(f"theta must be above 0 and finite, not {theta!r}")
+    prepared = _traced(model)
     modules = dict(prepared.named_modules())
     for number, node in enumerate(list(prepared.graph.nodes)):
         module = modules.get(node.target) if node.op == "call_module" else None
@@ -106,6 +116,55 @@ def prepare(model: nn.Module, theta: float = THETA) -> fx.GraphModule:
         if id(module) not in shared:
             module.training = model.training
     return prepared
+
+
+def _traced(model: nn.Module) -> fx.GraphModule:
+    """A model's graph, in which functions are told its mode as it is when they run.
+
+    Tracing alone would keep the mode of the moment. Parts in the other mode, frozen ones, stay so.
+    """
+    traced, turned = fx.symbolic_trace(model), copy.deepcopy(model)
+    for part in turned.modules():
+        if part.training == model.training:
+            part.training = not model.training
+    nodes, others = list(traced.graph.nodes), list(fx.symbolic_trace(turned).graph.nodes)
+    if list(map(_but_truths, nodes)) != list(map(_but_truths, others)):
+        mode = "training" if model.training else "evaluation"
+        warnings.warn(
+            f"{type(model).__name__} runs other functions in training than in evaluation: "
+            f"prepared, it runs those of {mode} in both",
+            stacklevel=3,
+        )
+        return traced
+    for node, other in zip(nodes, others, strict=True):
+        there = iter(_truths(other))
+
+        def told(value: Any, there: Iterator[bool] = there, node: fx.Node = node) -> Any:
+            if not isinstance(value, bool) or next(there) is value:
+                return value
+            with traced.graph.inserting_before(node):
+                mode = traced.graph.create_node("get_attr", "training")
+                if value == model.training:
+                    return mode
+                return traced.graph.call_function(operator.not_, (mode,))
+
+        node.args, node.kwargs = map_aggregate((node.args, node.kwargs), told)
+    return traced
+
+
+def _truths(node: fx.Node) -> list[bool]:
+    """The arguments of a node that are True or False."""
+    found = list[bool]()
+    map_aggregate(
+        (node.args, node.kwargs), lambda v: found.append(v) if isinstance(v, bool) else None
+    )
+    return found
+
+
+def _but_truths(node: fx.Node) -> tuple[str, Any, str]:
+    """What a node computes of what, but for arguments that are True or False."""
+    read = map_aggregate((node.args, node.kwargs), lambda v: bool if isinstance(v, bool) else v)
+    return node.op, node.target, repr(read)
 
 
 def _is_relu(node: fx.Node, module: nn.Module | None) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,17 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         sizes = [self.size, self.channels, self.size if self.resize is None else self.resize]
-        whole = all(type(value) is int and 0 < value <= LONGEST_SIDE for value in sizes)
-        if not whole or self.channels not in (1, 3):
+        numbers = all(isinstance(v, int | np.integer) and type(v) is not bool for v in sizes)
+        if not numbers or not all(0 < v <= LONGEST_SIDE for v in sizes) or sizes[1] not in (1, 3):
             raise ValueError(
                 f"sizes must be integers from 1 to {LONGEST_SIDE} and channels 1 or 3, not {sizes}"
             )
+        # NumPy's become Python's, which JSON knows.
+        for name in ("size", "channels", "resize"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else int(value))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _floats(name, getattr(self, name)))
         if any(v is not None and len(v) != self.channels for v in (self.mean, self.std)):
             raise ValueError("mean and std must have a value for each channel")
         std = self.std or (1.0,)
@@ -55,16 +62,16 @@ class Preprocessing:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"it is no JSON: {error}") from error
         try:
+            if not isinstance(values, dict):
+                raise ValueError(f"it is no JSON object, but {text[:40]}")
             known = {field.name for field in dataclasses.fields(cls)}
             if set(values) - known:
                 raise ValueError(f"unknown: {', '.join(sorted(set(values) - known))}")
             if not {"size", "channels"} <= set(values):
                 raise ValueError("it wants size and channels")
             for name in ("mean", "std"):
-                if values.get(name) is not None:
-                    if not isinstance(values[name], list):
-                        raise ValueError(f"{name} must be a list, not {values[name]!r}")
-                    values[name] = tuple(map(float, values[name]))
+                if not isinstance(values.get(name), list | None):
+                    raise ValueError(f"{name} must be a list, not {values[name]!r}")
             return cls(**values)
         except (TypeError, AttributeError, OverflowError) as error:
             raise ValueError(str(error)) from error
@@ -77,3 +84,13 @@ class Preprocessing:
         if self.std is not None:
             x /= np.reshape(self.std, (-1, 1, 1)).astype(np.float32)
         return x
+
+
+def _floats(name: str, values: Any) -> tuple[float, ...] | None:
+    """A value for each channel, from any sequence of numbers."""
+    if values is None:
+        return None
+    try:
+        return tuple(map(float, values))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name} must be a number for each channel: {error}") from error

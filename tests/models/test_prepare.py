@@ -87,6 +87,53 @@ def test_the_modes_of_parts_stay():
         assert prepared.training == modes[TrainableClip] == training
 
 
+class Modes(nn.Module):
+    """Functions that are told the mode, as it is and turned round."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm1d(5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        means = self.norm.running_mean, self.norm.running_var
+        x = F.batch_norm(x, *means, training=self.training)
+        x = F.dropout(F.relu(x), 0.5, self.training)
+        return self.last(F.dropout(x, 0.5, training=not self.training))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_functions_are_told_the_mode_when_they_run(training):
+    network, x = Modes().train(training), torch.randn(40, 5)
+    prepared = prepare(network, theta=100.0)
+    assert prepared.training == training
+    assert network.training == training
+    for mode in (False, True):
+        network.norm.reset_running_stats()
+        torch.manual_seed(0)
+        wanted, running = network.train(mode)(x), network.norm.running_mean.clone()
+        network.norm.reset_running_stats()
+        torch.manual_seed(0)
+        torch.testing.assert_close(prepared.train(mode)(x), wanted, rtol=0, atol=0)
+        torch.testing.assert_close(network.norm.running_mean, running, rtol=0, atol=0)
+        assert running.any() == mode
+
+
+def test_a_network_that_runs_other_functions_in_training_is_told_of():
+    class Network(nn.Module):
+        def forward(self, x):
+            return F.relu(x) if self.training else F.relu(x) + 1
+
+    with pytest.warns(UserWarning, match="runs those of evaluation in both"):
+        prepared = prepare(Network().eval())
+    assert prepared.train()(torch.zeros(1)) == 1
+
+
+@pytest.mark.parametrize("theta", [0, -1.0, float("nan"), float("inf")])
+def test_a_bound_that_is_none(theta):
+    with pytest.raises(ValueError, match="theta must be above 0"):
+        prepare(nn.ReLU(), theta)
+
+
 def test_padding_counts_in_no_average():
     pool = prepare(nn.Sequential(nn.MaxPool2d(3, 2, 1, ceil_mode=True)))
     x = torch.ones(1, 1, 6, 6)

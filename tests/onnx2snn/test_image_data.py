@@ -440,3 +440,22 @@ def test_damaged_preprocessing(tmp_path, text):
     model = with_preprocessing(text)
     with pytest.raises(ModelError, match="cannot be understood"):
         open_data(str(tmp_path), model=model)
+
+
+def test_preprocessing_takes_numpys_values():
+    means = np.float32([0.25, 0.5, 0.75])
+    how = Preprocessing(np.int64(8), 3, mean=means, std=[1, 2, 3])
+    assert how == Preprocessing(8, 3, mean=(0.25, 0.5, 0.75), std=(1.0, 2.0, 3.0))
+    assert Preprocessing.parse(str(how)) == how
+
+
+@pytest.mark.parametrize("values", [{"mean": 0.5}, {"std": ["a"]}, {"resize": 8.0}])
+def test_preprocessing_of_what_are_no_numbers(values):
+    with pytest.raises(ValueError, match=r"mean must|std must|sizes must"):
+        Preprocessing(8, 1, **values)
+
+
+@pytest.mark.parametrize("text", ["null", '"size channels"', "[8, 1]"])
+def test_preprocessing_that_is_no_json_object(text):
+    with pytest.raises(ValueError, match="it is no JSON object"):
+        Preprocessing.parse(text)
