@@ -803,6 +803,19 @@ def test_chunks_share_the_weights_of_convolutions_alone():
     assert chosen.memory.weights == 3 * (conv + dense) + conv + len(chosen.chunks) * dense
 
 
+def test_counting_spikes_of_many_small_layers_takes_their_states():
+    names = "abcdefg"
+    layers = "".join(f"{b}{b} = MatMul({a}, w) {b} = Clip({b}{b}, zero, one) "
+                     for a, b in itertools.pairwise(names))  # fmt: skip
+    text = "net (float[N, 8] x) => (float[N, 8] y) { a = Clip(x, zero, one) %s y = MatMul(g, w) }"
+    values = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(8, dtype=np.float32)}
+    snn = convert(model(text % layers, values)).model
+    found = SpikingSession(snn, plan="step").chosen(np.zeros((3, 8), np.float32)).memory
+    potentials = sums = 4 * 3 * 8 * len(names)
+    assert found.states == 2 * (potentials + sums)
+    assert found.counts == sums + potentials + sums
+
+
 def test_shapes_behind_a_pool_that_counts_spikes_are_known():
     text = (
         "net (float[N, 2, 4, 6] x) => (float[N, 2, 2, 3] y) { a = Clip(x, zero, one) "
@@ -824,6 +837,8 @@ def test_sums_that_are_read_out_count():
     assert found.read_out == 4 * 7 * 1000 * (1 + 2 + 2)
     # This run's, and those of the one before.
     assert found.outputs == 4 * 7 * 1000 * 2
+    # What is given, what is read, and what the run before read: states are none of it.
+    assert found.inputs == 4 * 7 * 1000 * 3
 
 
 def test_what_is_read_out_of_averages_counts():
@@ -835,6 +850,27 @@ def test_what_is_read_out_of_averages_counts():
     assert found.read_out == 4 * 7 * 1000 * (1 + 2 + 2 + 1 + 2 * memory.FRAGMENTED)
     # Not averages, which are gone by then.
     assert found.outputs == 4 * 7 * 1000 * 2 * 3
+
+
+def test_averages_that_are_outputs_as_well_count():
+    text = "net (float[N, 1000] x) => (float[N, 1000] y, float[N, 500] z) { y = Clip(x, zero, one) "
+    text += "s = Softmax(y) z = Slice(s, from, to, axes) }"
+    values = {"zero": np.float32(0), "one": np.float32(1), "from": np.array([0])}
+    values |= {"to": np.array([500]), "axes": np.array([1])}
+    session = SpikingSession(convert(model(text, values)).model)
+    assert session.chosen(np.zeros((7, 1000), np.float32)).memory.outputs == 4 * 7 * 1500 * 2
+
+
+def test_what_an_epilogue_takes_counts_beside_a_small_read_out():
+    """Images that are made of sums, of which one number a channel is read."""
+    text = "net (float[N, 2, 4, 4] x) => (float[N, 2, 1, 1] y) { a = Clip(x, zero, one) "
+    text += "b = Resize(a, , scales) c = GlobalAveragePool(b) y = Softmax<axis = 1>(c) }"
+    values = {"zero": np.float32(0), "one": np.float32(1)}
+    values["scales"] = np.array([1, 1, 16, 16], np.float32)
+    session = SpikingSession(convert(model(text, values)).model, threads=1)
+    assert session._plan.read_out is not None
+    found = session.chosen(np.zeros((3, 2, 4, 4), np.float32)).memory
+    assert found.read_out >= 4 * 3 * 2 * 64 * 64
 
 
 @pytest.mark.parametrize("size", ["8, 6", "H, W"])

@@ -363,6 +363,8 @@ BETWEEN = {
                           "h = MatMul(k, most)", np.inf),
     "a layer of a size": ("s = Shape(a) g = Cast<to = 1>(s) i = Expand(g, ends) "
                           "l = MatMul(i, wide) h = Add(a, l)", np.inf),
+    "all parts": ("g = Mul(a, ten) i, j = Split<axis = 1>(g) k = Mul(j, ten) "
+                  "h = Concat<axis = 1>(i, k)", 100),
     "parts": ("g = Mul(a, ten) i = Concat<axis = 1>(g, a) h = Slice(i, none, size, first)", 10),
 }  # fmt: skip
 
@@ -406,6 +408,27 @@ def test_pools_mix_what_differs_by_place():
     assert reach_of_last(convert(model(text, values)).model) == 1 + 8 + 8
 
 
+def test_pools_mix_no_channels():
+    text = "net (float[N, 2, 4, 4] x) => (float[N, 2, 2, 2] y) { a = Clip(x, zero, one) "
+    text += "g = Mul(a, first) p = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(g) "
+    text += "h = Mul(p, last) y = Clip(h, zero, one) }"
+    values = {"zero": np.float32(0), "one": np.float32(1)}
+    values |= {"first": np.float32([[[8]], [[1]]]), "last": np.float32([[[1]], [[8]]])}
+    assert reach_of_last(convert(model(text, values)).model) == 8
+
+
+def test_quotients_of_channels():
+    """Of files as others write them."""
+    text = "net (float[N, 3] x) => (float[N, 3] y) { a = Clip(x, zero, one) "
+    text += "g = Mul(a, factors) y = Clip(g, zero, one) }"
+    values = {"zero": np.float32(0), "one": np.float32(1), "factors": np.float32([0.5, -0.25, -8])}
+    plan = build_plan(convert(model(text, values)).model)
+    last = plan.neurons[-1]
+    (product,) = (node for node in plan.step.graph.node if last.current in node.output)
+    product.op_type = "Div"
+    assert currents_in_thresholds(plan, CONSERVING)[last.name] == 4
+
+
 def test_factors_of_a_layer_count():
     """Of files as others write them."""
     text = "net (float[N, 4] x) => (float[N, 4] y) { a = Clip(x, zero, one) g = Gemm(a, w, b) "
@@ -427,6 +450,15 @@ def test_only_cubic_images_overshoot(mode, wanted):
     text += f'b = Resize<mode = "{mode}">(a, , , size) y = Clip(b, zero, one) }}'
     values = {"zero": np.float32(0), "one": np.float32(1), "size": np.array([1, 1, 12, 12])}
     assert reach_of_last(convert(model(text, values)).model) == wanted
+
+
+def test_what_is_beyond_an_image_may_be_larger():
+    text = "net (float[N, 1, 6, 6] x) => (float[N, 1, 6, 6] y) { a = Clip(x, zero, one) "
+    text += 'b = Resize<coordinate_transformation_mode = "tf_crop_and_resize", mode = "linear", '
+    text += "extrapolation_value = 50.0>(a, part, , size) y = Clip(b, zero, one) }"
+    values = {"zero": np.float32(0), "one": np.float32(1), "size": np.array([1, 1, 6, 6])}
+    values["part"] = np.float32([0, 0, 0, 0, 1, 1, 2, 2])
+    assert reach_of_last(convert(model(text, values)).model) >= 50
 
 
 def test_bursts_are_so_many_spikes_at_once():

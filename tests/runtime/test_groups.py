@@ -194,6 +194,26 @@ def test_short_chunks_of_more_samples_are_in_the_estimate(monkeypatch):
     assert found[0] < found[1]
 
 
+@pytest.mark.parametrize("sizes", [Groups(2, 4, 8), Groups(1, 1, 8), Groups(4, 8, 2)])
+def test_of_groups_activations_and_starts_alone_take_less(sizes, monkeypatch):
+    network = dyadic.finish(2)
+    snn, x = convert(dyadic.to_onnx(network)).model, dyadic.images(network, 8)
+
+    def memory_of(samples, found, **options):
+        monkeypatch.setattr(time_steps, "groups_of", lambda *_: found)
+        chosen = SpikingSession(snn, threads=1, **options).chosen(x[:samples])
+        assert chosen.groups == found
+        return chosen.memory
+
+    together, apart = memory_of(8, Groups(8, 8, 8)), memory_of(8, sizes)
+    for name in ("states", "inputs", "read_out", "outputs", "counts"):
+        assert getattr(apart, name) == getattr(together, name) > 0, name
+    most = max(sizes.long, sizes.short)
+    assert apart.starts == memory_of(most, groups.groups_of_all(most)).starts > 0
+    step = SpikingSession(snn, threads=1, plan="step").chosen(x[: sizes.alone]).memory
+    assert apart.activations >= step.activations
+
+
 def test_lengths_between_run_in_as_many_samples_as_short_chunks(monkeypatch):
     """Where 8 time-steps of 7 samples are too much as a chunk, they are between chunks, too."""
     network = dyadic.finish(2)

@@ -115,12 +115,17 @@ def test_layers_whose_numbers_float16_cannot_hold_stay_in_float32(anywhere, what
 
 
 @pytest.mark.parametrize(
-    ("weight", "bias", "kept"), [(65504, 0, False), (65536, 0, True), (1, 65504, True)]
-)
-def test_the_largest_number_of_float16_is_one(weight, bias, kept):
+    ("most", "weight", "bias", "kept"),
+    [
+        (1, 65504, 0, False), (1, 65536, 0, True), (1, 1, 65504, True),
+        (2**-9, 65536, 0, True), (65536, 2**-9, 0, True),
+    ],
+)  # fmt: skip
+def test_the_largest_number_of_float16_is_one(most, weight, bias, kept):
     """Of what a layer reads, has and makes, with its bias."""
     values = {"w": np.float32([[weight]]), "b": np.float32([bias]), "zero": np.float32(0)}
-    text = "net (float[N, 1] x) => (float[N, 1] y) { a = Clip(x, zero, one) c = Gemm(a, w, b) "
+    values["most"] = np.float32(most)
+    text = "net (float[N, 1] x) => (float[N, 1] y) { a = Clip(x, zero, most) c = Gemm(a, w, b) "
     snn = convert(model(text + "y = Clip(c, zero, one) }", values | {"one": np.float32(1)})).model
     (row,) = halve(build_plan(snn), [CUDA]).precisions
     assert row.precision == ("float32" if kept else "float16")

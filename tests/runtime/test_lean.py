@@ -93,6 +93,7 @@ def test_by_default_one_sample_of_a_heavy_network(no_overheads, monkeypatch):
     # More memory buys time; a step at a time is as it was.
     assert not SpikingSession(snn, threads=1, max_memory=2**40).chosen(images(1)).lean
     assert not reference.chosen(images(1)).lean
+    assert auto.chosen(images(1), readouts=10_000).lean
     memory = auto.chosen(images(1)).memory
     held = memory.needed - memory.counts
     taken = sum(values.nbytes for values in auto._plan.weights.values()) + memory.states // 2
