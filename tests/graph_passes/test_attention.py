@@ -172,13 +172,16 @@ def test_fewer_queries_than_keys_that_come_later_stay():
     assert split_attention(attention(text, 17, "N, 5, 8")) is False
 
 
-@pytest.mark.parametrize(("keys", "changes"), [("k", False), ("x", True)])
-def test_lengths_without_names_may_differ(keys, changes):
+@pytest.mark.parametrize(
+    ("keys", "length", "changes"),
+    [("k", None, False), ("k", "?", False), ("k", "L", True), ("x", None, True)],
+)
+def test_lengths_without_names_may_differ(keys, length, changes):
     own = f"{OWN}.MultiHeadAttention<num_heads = 2, unidirectional = 1>"
     text = "g (float[N, L, 8] x, float[N, M, 8] k) => (float[N, L, 8] y) "
     g = graph(f"{text} {{ y = {own}(x, {keys}, {keys}) }}", {}, 17)
     for tensor in g.inputs:
-        tensor.shape = ["N", None, 8]
+        tensor.shape = ["N", length, 8]
     assert split_attention(g) is changes
 
 
