@@ -656,6 +656,18 @@ def test_a_curve_of_the_read_out_is_no_activation_before_the_neurons():
     assert rows["s"].role == "read-out"
     assert "behind the last neurons; --approximate N makes neurons of it" in rows["s"].reason
     assert "before the first neuron" not in rows["s"].reason
+    (row,) = (row for row in check(ann, on_means=True).nodes if row.node == "s")
+    assert "behind the last neurons; --on-means --approximate N makes neurons of it" in row.reason
+
+
+def test_no_options_are_named_that_do_not_make_neurons_of_a_curve():
+    ann = model(
+        "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) r = Relu(a) h = Hardmax(r) "
+        "b = MatMul(h, u) t = Relu(b) c = MatMul(t, u) s = Sigmoid(c) y = MatMul(s, v) }",
+        WEIGHTS,
+    )
+    (row,) = (row for row in check(ann).nodes if row.node == "s")
+    assert row.reason.endswith("in the read-out, behind the last neurons")
 
 
 def test_curves_of_the_read_out_that_want_means_too_are_told_of():

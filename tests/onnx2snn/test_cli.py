@@ -417,6 +417,10 @@ def test_inspect_shows_the_plan(snn, monkeypatch):
         "estimated memory",
     ):
         assert part in output
+    output = invoke("inspect", "deep.onnx", "--plan", "-N", "50000").output
+    (line,) = (line for line in output.splitlines() if "estimated memory" in line)
+    *parts, together = map(float, re.findall(r"\d+\.\d", line))
+    assert together == pytest.approx(sum(parts), abs=0.05 * len(parts))
     assert "plan" not in as_json("inspect", snn)
     assert as_json("inspect", snn, "--plan")["plan"]["spike_counts"] == "summed"
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
+from onnx2snn import EarlyExit
 from onnx2snn.cli import main, tables, terminal
 from onnx2snn.cli.conversion_tables import neuron_table, pass_table, readiness_table
 from onnx2snn.cli.terminal import new_table
@@ -115,6 +116,20 @@ def test_agreement_is_shown_beside_an_ann_alone():
         shown = printed(table(report | {"ann": {"accuracy": 90.5}}), 120)
         assert "same class as ANN %" in shown
         assert "98.25" in shown
+
+
+@pytest.mark.parametrize(("confidence", "said"), [(EarlyExit.confidence, True), (0.5, False)])
+def test_the_default_rule_is_told(confidence, said):
+    row = {"accuracy": 88.2, "agreement": 90.0, "mean_timesteps": 9.0, "as_accurate_as": 8}
+    row |= {"confidence": confidence, "stable": EarlyExit.stable, "every": EarlyExit.every}
+    report = {"samples": 5, "ann": None, "earliest": 4, "snn": [{"timesteps": 64, **row}],
+              "early_exit": [row]}  # fmt: skip
+    (line,) = (
+        line
+        for line in printed(tables.early_exit_table(report), 200).splitlines()
+        if "stable" in line
+    )
+    assert ("default" in line) is said
 
 
 @pytest.mark.parametrize(("mean", "said"), [(14.2, True), (7.9, False), (8.0, True)])
