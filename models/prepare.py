@@ -1,6 +1,5 @@
 """Algorithm 1, lines 1 to 6, on any torch model: trainable clips, and average pooling."""
 
-import copy
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -68,9 +67,10 @@ def prepare(model: nn.Module, theta: float = THETA) -> fx.GraphModule:
     place on a part of a tensor changes that part alone, not what is read of the tensor later: write
     it without ``inplace``. The result shares its parameters with ``model``, which is left as it
     was, and is in the same mode. ``train()`` and ``eval()`` change what functions are told of it
-    (``F.dropout(x, training=self.training)``); where the model runs other functions in the other
-    mode, as an auxiliary head or a drop path of its own code, a warning says so, and the result
-    runs those of the mode that it was prepared in.
+    (``F.dropout(x, training=self.training)``), until it is pickled or traced anew, which keep the
+    mode of the moment. Where the model computes otherwise in the other mode, as with an auxiliary
+    head or a drop path of its own code, a warning says so, and the result computes as in the mode
+    that it was prepared in.
 
     Raises ``ValueError`` for a theta that is not above 0, or a pool that no average stands in for
     (indices, dilation), and what ``torch.fx.symbolic_trace`` raises where the model's control flow
@@ -123,16 +123,13 @@ def _traced(model: nn.Module) -> fx.GraphModule:
 
     Tracing alone would keep the mode of the moment. Parts in the other mode, frozen ones, stay so.
     """
-    traced, turned = fx.symbolic_trace(model), copy.deepcopy(model)
-    for part in turned.modules():
-        if part.training == model.training:
-            part.training = not model.training
-    nodes, others = list(traced.graph.nodes), list(fx.symbolic_trace(turned).graph.nodes)
+    traced = fx.symbolic_trace(model)
+    nodes, others = list(traced.graph.nodes), _nodes_in_the_other_mode(model)
     if list(map(_but_truths, nodes)) != list(map(_but_truths, others)):
         mode = "training" if model.training else "evaluation"
         warnings.warn(
-            f"{type(model).__name__} runs other functions in training than in evaluation: "
-            f"prepared, it runs those of {mode} in both",
+            f"{type(model).__name__} computes otherwise in training than in evaluation: "
+            f"prepared, it computes as in {mode} in both",
             stacklevel=3,
         )
         return traced
@@ -150,6 +147,25 @@ def _traced(model: nn.Module) -> fx.GraphModule:
 
         node.args, node.kwargs = map_aggregate((node.args, node.kwargs), told)
     return traced
+
+
+def _nodes_in_the_other_mode(model: nn.Module) -> list[fx.Node]:
+    """What the model computes there; nothing where it cannot be traced. It stays as it was."""
+    mode = model.training
+    parts = [part for part in model.modules() if part.training == mode]
+    # Code of its own may count batches while it is traced. Not every model can be copied.
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        for part in parts:
+            part.training = not mode
+        return list(fx.symbolic_trace(model).graph.nodes)
+    except Exception:
+        return []
+    finally:
+        for part in parts:
+            part.training = mode
+        for buffer, was in buffers:
+            buffer.detach().copy_(was)
 
 
 def _truths(node: fx.Node) -> list[bool]:

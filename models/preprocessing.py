@@ -91,6 +91,8 @@ def _floats(name: str, values: Any) -> tuple[float, ...] | None:
     if values is None:
         return None
     try:
+        if isinstance(values, str | bytes):
+            raise TypeError(f"not {values!r}")
         return tuple(map(float, values))
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must be a number for each channel: {error}") from error

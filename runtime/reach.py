@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.graph_passes.model_files.protos import attributes_of
@@ -129,6 +130,9 @@ def _of_others(
     read = node.input[_ELSEWHERE.get(node.op_type, slice(None))]
     held, given = [sizes[name] for name in read if name], attributes_of(node)
     match node.op_type:
+        case "ConstantOfShape":
+            filled = numpy_helper.to_array(given["value"]) if "value" in given else np.zeros(1)
+            return np.array(float(np.abs(filled).max()))
         case "Mul":
             return _combined(np.multiply, held)
         case "Div" if node.input[1] in constants:

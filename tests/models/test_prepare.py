@@ -123,9 +123,30 @@ def test_a_network_that_runs_other_functions_in_training_is_told_of():
         def forward(self, x):
             return F.relu(x) if self.training else F.relu(x) + 1
 
-    with pytest.warns(UserWarning, match="runs those of evaluation in both"):
+    with pytest.warns(UserWarning, match="computes as in evaluation in both"):
         prepared = prepare(Network().eval())
     assert prepared.train()(torch.zeros(1)) == 1
+
+
+def test_models_that_cannot_be_copied_or_traced_in_the_other_mode():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.utils.weight_norm(nn.Linear(2, 2))
+            self.register_buffer("batches", torch.zeros(1))
+
+        def forward(self, x):
+            if self.training:
+                self.batches.add_(1)
+                x = x if x.mean() > 3 else -x
+            return F.relu(self.layer(x))
+
+    network, x = Network().eval(), torch.randn(3, 2)
+    with pytest.warns(UserWarning, match="computes as in evaluation in both"):
+        prepared = prepare(network, theta=100.0)
+    assert not network.training
+    assert not network.batches.any()
+    torch.testing.assert_close(prepared(x), network(x))
 
 
 @pytest.mark.parametrize("theta", [0, -1.0, float("nan"), float("inf")])

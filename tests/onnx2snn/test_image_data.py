@@ -449,7 +449,7 @@ def test_preprocessing_takes_numpys_values():
     assert Preprocessing.parse(str(how)) == how
 
 
-@pytest.mark.parametrize("values", [{"mean": 0.5}, {"std": ["a"]}, {"resize": 8.0}])
+@pytest.mark.parametrize("values", [{"mean": 0.5}, {"mean": "1"}, {"std": ["a"]}, {"resize": 8.0}])
 def test_preprocessing_of_what_are_no_numbers(values):
     with pytest.raises(ValueError, match=r"mean must|std must|sizes must"):
         Preprocessing(8, 1, **values)

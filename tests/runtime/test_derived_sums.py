@@ -452,6 +452,16 @@ def test_only_cubic_images_overshoot(mode, wanted):
     assert reach_of_last(convert(model(text, values)).model) == wanted
 
 
+def test_constants_of_a_computed_shape_are_known():
+    """As torch.zeros of an open batch size, by which a shortcut is widened."""
+    text = "net (float[N, 2] x) => (float[N, 5] y) { a = Clip(x, zero, one) "
+    text += "n = Shape<start = 0, end = 1>(a) s = Concat<axis = 0>(n, three) "
+    text += "c = ConstantOfShape<value = float[1] {-2.0}>(s) h = Concat<axis = 1>(a, c) "
+    text += "y = Clip(h, zero, one) }"
+    values = {"zero": np.float32(0), "one": np.float32(1), "three": np.array([3])}
+    assert reach_of_last(convert(model(text, values)).model) == 2
+
+
 def test_what_is_beyond_an_image_may_be_larger():
     text = "net (float[N, 1, 6, 6] x) => (float[N, 1, 6, 6] y) { a = Clip(x, zero, one) "
     text += 'b = Resize<coordinate_transformation_mode = "tf_crop_and_resize", mode = "linear", '
