@@ -134,19 +134,21 @@ def _traced(model: nn.Module) -> fx.GraphModule:
         )
         return traced
     for node, other in zip(nodes, others, strict=True):
-        there = iter(_truths(other))
-
-        def told(value: Any, there: Iterator[bool] = there, node: fx.Node = node) -> Any:
-            if not isinstance(value, bool) or next(there) is value:
-                return value
-            with traced.graph.inserting_before(node):
-                mode = traced.graph.create_node("get_attr", "training")
-                if value == model.training:
-                    return mode
-                return traced.graph.call_function(operator.not_, (mode,))
-
-        node.args, node.kwargs = map_aggregate((node.args, node.kwargs), told)
+        with traced.graph.inserting_before(node):
+            _tell_mode(node, iter(_truths(other)), model.training)
     return traced
+
+
+def _tell_mode(node: fx.Node, there: Iterator[bool], training: bool) -> None:
+    """Put the mode, or its opposite, in place of what is otherwise ``there``, in the other mode."""
+
+    def told(value: Any) -> Any:
+        if not isinstance(value, bool) or next(there) is value:
+            return value
+        mode = node.graph.create_node("get_attr", "training")
+        return mode if value == training else node.graph.call_function(operator.not_, (mode,))
+
+    node.args, node.kwargs = map_aggregate((node.args, node.kwargs), told)
 
 
 def _nodes_in_the_other_mode(model: nn.Module) -> list[fx.Node]:

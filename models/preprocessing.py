@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +70,6 @@ class Preprocessing:
                 raise ValueError(f"unknown: {', '.join(sorted(set(values) - known))}")
             if not {"size", "channels"} <= set(values):
                 raise ValueError("it wants size and channels")
-            for name in ("mean", "std"):
-                if not isinstance(values.get(name), list | None):
-                    raise ValueError(f"{name} must be a list, not {values[name]!r}")
             return cls(**values)
         except (TypeError, AttributeError, OverflowError) as error:
             raise ValueError(str(error)) from error
@@ -91,7 +89,7 @@ def _floats(name: str, values: Any) -> tuple[float, ...] | None:
     if values is None:
         return None
     try:
-        if isinstance(values, str | bytes):
+        if isinstance(values, str | bytes | Mapping):
             raise TypeError(f"not {values!r}")
         return tuple(map(float, values))
     except (TypeError, ValueError, OverflowError) as error:

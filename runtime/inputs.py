@@ -103,10 +103,13 @@ def largest_in(values: np.ndarray) -> float:
 
     And of masks and indices, which say nothing of what is made of them.
     """
-    if values.dtype.kind != "f" or not values.size:
-        return 0.0
+    return largest_number(values) if values.dtype.kind == "f" else 0.0
+
+
+def largest_number(values: np.ndarray) -> float:
+    """The same of numbers of any type."""
     # Without the memory that |x| takes.
-    return max(float(values.max()), -float(values.min()))
+    return max(float(values.max()), -float(values.min())) if values.size else 0.0
 
 
 def largest_of(values: Mapping[str, np.ndarray]) -> dict[str, float]:

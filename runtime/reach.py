@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 
+from .inputs import largest_number
 from .plans.graphs import values_of
 from .plans.plan import Plan
 
@@ -132,7 +133,7 @@ def _of_others(
     match node.op_type:
         case "ConstantOfShape":
             filled = numpy_helper.to_array(given["value"]) if "value" in given else np.zeros(1)
-            return np.array(float(np.abs(filled).max()))
+            return np.array(largest_number(filled))
         case "Mul":
             return _combined(np.multiply, held)
         case "Div" if node.input[1] in constants:
@@ -159,8 +160,7 @@ def _of_others(
 def _absolute(values: np.ndarray) -> np.ndarray:
     """A constant without its signs, or of many numbers the largest."""
     if values.size > _FEW:
-        # Without the memory that |x| takes.
-        return np.array(max(float(values.max()), -float(values.min())))
+        return np.array(largest_number(values))
     absolute: np.ndarray = np.abs(values)
     return absolute.astype(np.float64)
 

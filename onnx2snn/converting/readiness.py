@@ -190,9 +190,9 @@ def _examined(network: Network, pools: dict[str, str | None], approximate: bool)
         # What feeds no neuron, or is fed by none, may stay as it is.
         curved &= set(found)
         kept |= {refusal.node: refusal.reason for refusal in analog_activations(graph)}
-        options = options_to_approximate(graph, network.maxpool, on_means)
-        helped = [curve.name for curve in curves if options and curve.name in kept]
-        kept |= {name: f"{kept[name]}; {options} makes neurons of it" for name in helped}
+        helped = [curve.name for curve in curves if curve.name in kept]
+        options = options_to_approximate(graph, network.maxpool, on_means) if helped else ""
+        kept |= {n: f"{kept[n]}; {options} makes neurons of it" for n in helped if options}
     if not has_neurons and not curved:
         others = other_activations(graph, network.unquantised, network.hidden_pools)
         found = found | {refusal.node: refusal for refusal in others}

@@ -92,13 +92,17 @@ def test_a_part_of_a_state_leaves_the_rest():
     np.testing.assert_allclose(other.state[total], one.state[total] - _summed(model, x, 2, total))
 
 
-def test_more_steps_than_sums_hold(monkeypatch):
-    """The read-out's averages are of all of them."""
+def summing_up(monkeypatch):
+    """A session whose sums hold 4 time-steps, its network and two images."""
     monkeypatch.setattr("onnx2snn.runtime.sums.MOST_STEPS_CARRIED", 4)
     network = Network(3)
     model = model_of(network, Kind("IF"), read_out="several")
-    x = network.images(2)
-    session = SpikingSession(model)
+    return SpikingSession(model), model, network.images(2)
+
+
+def test_more_steps_than_sums_hold(monkeypatch):
+    """The read-out's averages are of all of them."""
+    session, model, x = summing_up(monkeypatch)
     session.run(x, 3)
     for wanted, states in after(model, x)[3:]:
         for name, value in session.step(x).items():
@@ -108,11 +112,7 @@ def test_more_steps_than_sums_hold(monkeypatch):
 
 
 def test_a_device_without_memory_for_new_sums_counts_nothing_twice(monkeypatch):
-    monkeypatch.setattr("onnx2snn.runtime.sums.MOST_STEPS_CARRIED", 4)
-    network = Network(3)
-    model = model_of(network, Kind("IF"), read_out="several")
-    x = network.images(2)
-    session = SpikingSession(model)
+    session, model, x = summing_up(monkeypatch)
     for _ in range(4):
         session.step(x)
     with monkeypatch.context() as patched:
