@@ -9,16 +9,23 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.errors import Refusal
 
 from .advice import IN_TRAINING, QUANTISED
-from .editing import constant_value, is_floating, is_graph_output, is_used, operands
+from .editing import (
+    constant_value,
+    is_floating,
+    is_graph_output,
+    is_used,
+    operands,
+    subgraphs_of,
+)
 from .linear import ON_MEANS, why_not_affine
 from .neurons import gives_mean, is_stateful
 from .operators import APPROXIMABLE, CANONICAL_ACTIVATIONS, MAX_POOLS, SHAPE_OPS, WEIGHTED
 
 _LAYERS = {
-    *WEIGHTED, "ConvInteger", "DeformConv", "Einsum", "GRU", "If", "LSTM", "Loop",
-    "MatMulInteger", "QLinearConv", "QLinearMatMul", "RNN", "Scan",
+    *WEIGHTED, "ConvInteger", "DeformConv", "Einsum", "GRU", "LSTM",
+    "MatMulInteger", "QLinearConv", "QLinearMatMul", "RNN",
 }  # fmt: skip
-"""What has weights, or may have some inside."""
+"""What has weights."""
 
 COUNTED = (*MAX_POOLS, "ThresholdedRelu")
 """What can count spikes."""
@@ -194,7 +201,7 @@ def divisors(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] | None = _may
 
     for node in reversed(graph.nodes):
         used = [tensor for tensor in node.outputs if tensor.outputs or tensor.name in outputs]
-        if not used or node.op in _LAYERS or node.domain or any(t.name in outputs for t in used):
+        if not used or is_layer(node) or node.domain or any(t.name in outputs for t in used):
             continue
         if (_is_reciprocal(node) and is_factor(used[0])) or all(
             divides(reader, t) for t in used for reader in t.outputs
@@ -248,5 +255,8 @@ def behind_nonlinear(graph: gs.Graph) -> set[str]:
 
 
 def is_layer(node: gs.Node) -> bool:
-    """Whether a node has weights, as far as is known: of a foreign domain any may."""
-    return node.op in _LAYERS if not node.domain else not is_stateful(node)
+    """Whether a node, or one inside it, has weights; of a foreign domain any may."""
+    if node.domain:
+        return not is_stateful(node)
+    inner = (inner for subgraph in subgraphs_of(node) for inner in subgraph.nodes)
+    return node.op in _LAYERS or any(is_layer(node) for node in inner)

@@ -421,6 +421,25 @@ def test_a_norm_before_the_last_layer_is_no_activation(first):
     np.testing.assert_allclose(found, run(ann, X), atol=0.1)
 
 
+@pytest.mark.parametrize(
+    ("inside", "converts"), [("s = Neg(c)", True), ("s = MatMul(c, z)", False)]
+)
+def test_a_branch_is_a_layer_if_weights_are_in_it(inside, converts):
+    """As torchvision's batched_nms behind boxes that are decoded and clipped to the image."""
+    text = "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) r = Relu(a) b = MatMul(r, v) "
+    text += "e = Exp(b) c = Clip(e, tiny, two) n = Size(x) k = Equal(n, none) y = If (k) <"
+    text += "then_branch = none () => (float[N, 3] o) { o = Identity(c) }, "
+    text += f"else_branch = some () => (float[N, 3] s) {{ {inside} }}> }}"
+    numbers = {"two": np.float32(2), "tiny": np.float32(1e-3), "none": np.int64(0)}
+    ann = model(text, WEIGHTS | numbers | {"z": np.eye(3, dtype=np.float32)})
+    assert check(ann).converts == converts
+    if converts:
+        made = convert(ann, calibration=from_arrays(X), recipe="opi")
+        assert len(made.neurons) == 1
+        found = SpikingSession(made.model).run(X, 2048).output
+        np.testing.assert_allclose(found, run(ann, X), atol=0.05)
+
+
 @pytest.mark.parametrize("gate", [
     "n = Neg(b) e = Exp(n) s = Add(e, one) i = Div(one, s) h = Mul(a, i)",
     "n = Neg(b) e = Exp(n) s = Add(e, one) h = Div(a, s)",
