@@ -49,7 +49,7 @@ def measure(name, folder, timesteps, batches, rounds, only, report):
         makers = {ANN: (AnnRuns, ann)}
         makers |= {ours: (OnnxToSnn, snn, options) for ours, options in OURS.items()}
         makers |= {peer: (made, folder, name) for peer, made in SIMULATORS.items()}
-        shapes = {"input": (SHAPES[name], np.dtype(np.float32))}
+        shapes = {"input": ((None, *SHAPES[name]), np.dtype(np.float32))}
         running = {
             key: stack.enter_context(Contestant(make, shapes, timesteps, 1, *given))
             for key, (make, *given) in makers.items()

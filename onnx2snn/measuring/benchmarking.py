@@ -15,7 +15,7 @@ from onnx2snn.converting.batch_axis import open_batch_axis
 from onnx2snn.converting.checking import first_inputs_that_run
 from onnx2snn.converting.conversion import convert
 from onnx2snn.demo import demo_network
-from onnx2snn.graph_passes.errors import DataError, ModelError
+from onnx2snn.graph_passes.errors import DataError, ModelError, counted
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.model_files.files import read_parts, write_model
 from onnx2snn.graph_passes.model_files.io import to_graph, to_parts
@@ -35,8 +35,8 @@ ANN = "ANN"
 INT8 = "int8"
 """The row of the plan "auto" in 8 bits."""
 
-Shapes = Mapping[str, tuple[tuple[int, ...] | None, np.dtype]]
-"""Shape of one sample, and type, of each input by name; None for one number, whatever N is."""
+Shapes = Mapping[str, tuple[tuple[int | None, ...], np.dtype]]
+"""Shape and type of each input by name; None stands for N."""
 
 
 def benchmark(
@@ -186,22 +186,21 @@ def demo_files() -> Iterator[tuple[Path, Path]]:
 
 def input_shapes(plan: Plan, batches: Sequence[int] = ()) -> Shapes:
     """What a spiking network takes; ``DataError`` for open sizes other than N, or a fixed N."""
-    found: dict[str, tuple[tuple[int, ...] | None, np.dtype]] = {}
+    found: dict[str, tuple[tuple[int | None, ...], np.dtype]] = {}
     for tensor in plan.inputs:
-        if not tensor.shape:
-            found[tensor.name] = None, np.dtype(tensor.dtype)
-            continue
-        batch, *sizes = tensor.shape
-        known = tuple(size for size in sizes if isinstance(size, int))
-        if len(known) < len(sizes):
+        of_samples = tensor.name not in plan.shared and bool(tensor.shape)
+        batch = tensor.shape[0] if of_samples else None
+        sizes = tuple(tensor.shape[of_samples:])
+        if not all(isinstance(size, int) for size in sizes):
             raise DataError(
                 f"the network's input '{tensor.name}' leaves sizes open, {list(tensor.shape)}: fix "
                 "all but the first in the ANN (onnxruntime.tools.make_dynamic_shape_fixed) and "
                 "convert again"
             )
         if isinstance(batch, int) and set(batches) - {batch}:
-            raise DataError(f"the network takes {batch} samples at a time only: --batch {batch}")
-        found[tensor.name] = known, np.dtype(tensor.dtype)
+            together = counted(batch, "sample")
+            raise DataError(f"the network takes {together} at a time only: --batch {batch}")
+        found[tensor.name] = (None, *sizes) if of_samples else sizes, np.dtype(tensor.dtype)
     return found
 
 
@@ -243,10 +242,13 @@ class AnnRuns:
         require_no_neurons(parts.structure)
         self._session = create_session(parts, [CPU], self._threads)
         inputs = {source.name: source.shape for source in self._session.get_inputs()}
-        own = {name: ["N", *shape[1:]] if shape else [] for name, shape in inputs.items()}
-        shapes = {name: shape for name, (shape, _) in self._inputs.shapes.items()}
-        known: dict[str, list[int | str]] = {
-            name: [] if shape is None else ["N", *shape] for name, shape in shapes.items()
+        known = {
+            name: ["N" if size is None else size for size in shape]
+            for name, (shape, _) in self._inputs.shapes.items()
+        }
+        own = {
+            name: ["N", *shape[1:]] if "N" in known.get(name, ()) else shape
+            for name, shape in inputs.items()
         }
         if own.keys() != known.keys() or not all(fits(known[n], own[n]) for n in own):
             raise ModelError(
@@ -274,7 +276,7 @@ class RandomInputs:
             rng = np.random.default_rng(samples)
             values = {}
             for name, (shape, dtype) in self.shapes.items():
-                size = () if shape is None else (samples, *shape)
+                size = [samples if length is None else length for length in shape]
                 drawn = rng.random(size) if dtype.kind == "f" else rng.integers(0, 2, size)
                 values[name] = np.asarray(drawn, dtype)
             self._made = samples, values

@@ -168,22 +168,30 @@ def test_the_command(files, monkeypatch):
 
 
 def test_inputs(files):
-    inputs = RandomInputs({"x": ((2, 3), np.dtype(np.float32)), "i": ((), np.dtype(np.int64))})
+    inputs = RandomInputs(
+        {"x": ((None, 2, 3), np.dtype(np.float32)), "i": ((None,), np.dtype(np.int64))}
+    )
     made = inputs(5)
     assert made["x"].shape == (5, 2, 3)
     assert made["x"].dtype == np.float32
     assert set(made["i"].tolist()) <= {0, 1}
     assert inputs(5) is made
-    assert RandomInputs({"s": (None, np.dtype(np.float32))})(5)["s"].shape == ()
+    assert RandomInputs({"s": ((), np.dtype(np.float32))})(5)["s"].shape == ()
     text = "net (float[N, C, H] x) => (float[N, C, H] y) { y = Clip(x, zero, one) }"
     ann = model(text, {"zero": np.float32(0), "one": np.float32(1)})
     with pytest.raises(DataError, match="leaves sizes open"):
         input_shapes(build_plan(convert(ann).model))
     text = "net (float[N, 4] x, float s) => (float[N, 4] y) { c = Clip(x, zero, one) y = Add(c, s)}"
     scaled = model(text, {"zero": np.float32(0), "one": np.float32(1)})
+    text = text.replace("float s", "float[1, 4] s")
+    shared = model(text, {"zero": np.float32(0), "one": np.float32(1)})
+    onnx.save(shared, "shared.ann.onnx")
     onnx.save(convert(scaled).model, "scalar.onnx")
-    assert input_shapes(build_plan(convert(scaled).model))["s"] == (None, np.dtype(np.float32))
+    assert input_shapes(build_plan(convert(scaled).model))["s"] == ((), np.dtype(np.float32))
     assert benchmark(files / "scalar.onnx", 2, [3], rounds=1)["rows"]
+    onnx.save(convert(shared).model, "shared.onnx")
+    assert input_shapes(build_plan(convert(shared).model), [3])["s"][0] == (1, 4)
+    assert benchmark(files / "shared.onnx", 2, [3], ann=files / "shared.ann.onnx", rounds=1)["rows"]
     with pytest.raises(ModelError, match="it is an ANN"):
         benchmark(files / "ann.onnx", 2, [1])
 
