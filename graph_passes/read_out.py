@@ -57,13 +57,14 @@ def average_before_read_out(graph: gs.Graph) -> bool:
     makers = [t.inputs[0] for t in wanted.values() if t.inputs]
     require_ranks(graph, makers)
     editor = StateEditor(graph)
-    for tensor in wanted.values():
-        mean = gs.Variable(editor.name(f"{tensor.name}/mean"), tensor.dtype, tensor.shape)
-        for node in readers:
-            for index, read in enumerate(node.inputs):
-                if read is tensor:
-                    node.inputs[index] = mean
-        add_counting(editor, "RunningMean", mean.name, [tensor, clock(editor)], mean)
+    means = {
+        name: gs.Variable(editor.name(f"{name}/mean"), tensor.dtype, tensor.shape)
+        for name, tensor in wanted.items()
+    }
+    for node in readers:
+        node.inputs = [means.get(tensor.name, tensor) for tensor in node.inputs]
+    for name, mean in means.items():
+        add_counting(editor, "RunningMean", mean.name, [wanted[name], clock(editor)], mean)
     tidy(graph)
     return bool(wanted)
 

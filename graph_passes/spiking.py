@@ -12,7 +12,7 @@ from .errors import (
     require_one_of,
 )
 from .graph import neurons
-from .graph.activations import bounded_activations, relu_of_min, unbounded_activations
+from .graph.activations import find_activations, relu_of_min
 from .graph.affine import per_sample
 from .graph.editing import disconnect, replace_node
 from .graph.obstacles import require_convertible
@@ -45,12 +45,12 @@ def activations_to_neurons(
     require_one_of("maxpool", maxpool, MaxPool)
     neurons.require_neuron_opset(graph)
     require_convertible(graph, maxpool, on_means=on_means)
-    missing = [Refusal(node.name, node.op, NO_BOUND) for node in unbounded_activations(graph)]
+    unbounded, bounds = find_activations(graph)
+    missing = [Refusal(node.name, node.op, NO_BOUND) for node in unbounded]
     if missing:
         raise MissingThresholdError(
             f"{DATA_NEEDED} {counted(len(missing), 'activation')}:", missing
         )
-    bounds = bounded_activations(graph)
     activations = [node for node in graph.nodes if node.name in bounds]
     if not activations:
         return False

@@ -32,9 +32,8 @@ def max_to_spiking_pool(graph: gs.Graph) -> bool:
         raise UnsupportedModelError("these pools cannot count spikes:", refusals)
     editor = StateEditor(graph)
     for node in nodes:
-        editor.settle(node)
         attributes = _attributes(node) if node.op == "MaxPool" else {}
-        _to_stateful(graph, node, f"Spiking{node.op}", [node.inputs[0]], attributes)
+        _to_stateful(editor, node, f"Spiking{node.op}", [node.inputs[0]], attributes)
     tidy(graph)
     return bool(nodes)
 
@@ -51,11 +50,10 @@ def thresholds_to_spiking(graph: gs.Graph) -> bool:
     require_ranks(graph, nodes)
     editor = StateEditor(graph)
     for node in nodes:
-        editor.settle(node)
         alpha = np.asarray(node.attrs.get("alpha", 1.0), node.inputs[0].dtype)
         inputs = [node.inputs[0], clock(editor)]
         attributes = {"alpha": neurons.attribute_tensor(alpha)}
-        _to_stateful(graph, node, "SpikingThreshold", inputs, attributes)
+        _to_stateful(editor, node, "SpikingThreshold", inputs, attributes)
     tidy(graph)
     return bool(nodes)
 
@@ -75,12 +73,13 @@ def _reached(graph: gs.Graph) -> list[gs.Node]:
 
 
 def _to_stateful(
-    graph: gs.Graph, node: gs.Node, op: str, inputs: list[gs.Tensor], attributes: dict
+    editor: StateEditor, node: gs.Node, op: str, inputs: list[gs.Tensor], attributes: dict
 ) -> None:
+    editor.settle(node)
     dtype = neurons.sum_type(np.dtype(node.inputs[0].dtype))
     replace_node(node, op, inputs, attributes, neurons.DOMAIN)
     node.outputs = node.outputs[:1]
-    neurons.add_state(graph, node, len(node.outputs[0].shape), dtype)
+    neurons.add_state(editor.graph, node, len(node.outputs[0].shape), dtype)
 
 
 def why_not_counting(graph: gs.Graph, node: gs.Node) -> str | None:

@@ -184,20 +184,10 @@ FUNCTIONS = {
             x = CastLike (difference, current)
         }
     """,
-    "RunningMean": """
-        RunningMean (current, t, total) => (mean, total_next)
-        {"""
-    + _AVERAGE
-    + """
-        }
-    """,
-    "ToMean": """
-        ToMean (current, t, total) => (mean, total_next)
-        {"""
-    + _AVERAGE
-    + """
-        }
-    """,
+    **{
+        op: f"{op} (current, t, total) => (mean, total_next) {{{_AVERAGE} }}"
+        for op in ("RunningMean", "ToMean")
+    },
     "FromMean": """
         FromMean (mean, t, total) => (x, total_next)
         {

@@ -119,11 +119,7 @@ def parts_in(file: Opened, path: Path) -> ModelParts:
         else:
             fill(tensor, values)
     rest = detach(model)
-    mend(rest.structure)
-    define_unregistered(rest.structure, f"'{path}'")
-    parts = ModelParts(rest.structure, rest.weights | weights)
-    check_model(parts, f"'{path}'")
-    return parts
+    return _mended(ModelParts(rest.structure, rest.weights | weights), f"'{path}'")
 
 
 def _external(
@@ -185,7 +181,12 @@ def parse_structure(path: Path) -> onnx.ModelProto:
 
 def _parsed(file: Opened, path: Path) -> tuple[onnx.ModelProto, dict[str, int]]:
     """The model in a file with stubs for its large initializers, and where their data begins."""
-    content, places = _without_large_weights(file)
+    try:
+        content, places = without_large_weights(file)
+    except ValueError:
+        # Damaged, or no model: protobuf says which.
+        file.seek(0)
+        content, places = file.read(), {}
     model = onnx.ModelProto()
     model.ParseFromString(content)
     names = [tensor.name for tensor in model.graph.initializer]
@@ -244,16 +245,6 @@ def _cure_of_folder(path: Path) -> str:
     return "; a model is a file, in a Triton repository NAME/1/model.onnx"
 
 
-def _without_large_weights(file: Opened) -> tuple[bytes, dict[str, int]]:
-    """The model in a file with stubs for its large initializers, and where their data begins."""
-    try:
-        return without_large_weights(file)
-    except ValueError:
-        # Damaged, or no model: protobuf says which.
-        file.seek(0)
-        return file.read(), {}
-
-
 def _data_at(file: Opened, place: int, tensor: onnx.TensorProto) -> np.ndarray:
     """The data of a tensor that begins at this place in a file."""
     values = np.empty(tuple(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
@@ -288,6 +279,11 @@ def take_apart(model: onnx.ModelProto, what: str) -> ModelParts:
     _check_whole(model, what)
     parts = detach(model)
     require_values(parts, what)
+    return _mended(parts, what)
+
+
+def _mended(parts: ModelParts, what: str) -> ModelParts:
+    """Parts that were just made, their structure as ONNX has it, and checked."""
     mend(parts.structure)
     define_unregistered(parts.structure, what)
     check_model(parts, what)

@@ -18,7 +18,16 @@ from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.errors import from_onnxruntime
 
-from .protos import STANDARD, all_nodes, attributes_of, infos_of, names_in, unused_prefix
+from .protos import (
+    STANDARD,
+    all_nodes,
+    attributes_of,
+    constants_of,
+    infos_of,
+    names_in,
+    standard_opset,
+    unused_prefix,
+)
 from .weights import copy_model, replace_all
 
 _POOLS = ("AveragePool", "LpPool", "MaxPool", "SpikingMaxPool")
@@ -50,7 +59,7 @@ def inferred(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto
     """
     model = _with_known(model)
     found = onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
-    opset = max((e.version for e in model.opset_import if e.domain in STANDARD), default=0)
+    opset = standard_opset(model)
     if opset < _LEAST_OPSET or not any(_may_differ(node) for node in model.graph.node):
         return found
     given, right = model, set[str]()
@@ -86,7 +95,8 @@ def _differences(
     """
     infos = infos_of(found.graph)
     shapes = {info.name: [d.dim_value for d in info.type.tensor_type.shape.dim] for info in infos}
-    constants, stale = _constants(model), set[str]()
+    constants = {t.name: t for t in model.graph.initializer} | constants_of(model.graph.node)
+    stale = set[str]()
     for node in model.graph.node:
         # What graphs within a node read is none of its inputs.
         within = any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute)
@@ -103,17 +113,6 @@ def _differences(
             if any(more):
                 stale.update(node.output)
                 yield node.output[0], more
-
-
-def _constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """The tensors that a graph holds, by name."""
-    of_nodes = (
-        (node.output[0], attribute.t)
-        for node in model.graph.node
-        for attribute in node.attribute
-        if node.op_type == "Constant" and attribute.name == "value" and node.output
-    )
-    return {t.name: t for t in model.graph.initializer} | dict(of_nodes)
 
 
 def _may_differ(node: onnx.NodeProto) -> bool:

@@ -23,6 +23,7 @@ from onnx2snn.graph_passes.quiet import muted
 from .contents import (
     UNSUPPORTED_TYPES,
     check_kinds,
+    every_node,
     import_once,
     make_dense,
     stored_tensors,
@@ -31,17 +32,17 @@ from .contents import (
 from .files import require_values
 from .limits import sizes_of_functions
 from .old_opsets import convert_opset
-from .protos import STANDARD, all_nodes, domain_of, graphs_in, infos_of, onnx_type
+from .protos import all_nodes, domain_of, graphs_in, infos_of, onnx_type, standard_opset
 from .stored_neurons import check_functions, check_stateful
 from .weights import ModelParts, attach, copy_model, detach, is_large, replace_all, stub
 
 
 def opset_of(model: onnx.ModelProto) -> int:
     """The version of the standard operators that a model imports."""
-    versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD]
-    if not versions:
+    opset = standard_opset(model)
+    if not opset:
         raise ModelError("the model imports no standard ONNX operators: it cannot be converted")
-    return int(versions[0])
+    return opset
 
 
 @overload
@@ -114,11 +115,10 @@ def inline_functions(structure: onnx.ModelProto) -> onnx.ModelProto:
 def _give_defaults(structure: onnx.ModelProto) -> None:
     """Give calls of functions the defaults of their attributes, which ONNX's inliner leaves out."""
     defaults = {(f.domain, f.name, f.overload): f.attribute_proto for f in structure.functions}
-    for nodes in (structure.graph.node, *(f.node for f in structure.functions)):
-        for node in all_nodes(nodes):
-            given = {attribute.name for attribute in node.attribute}
-            of_function = defaults.get((node.domain, node.op_type, node.overload), ())
-            node.attribute.extend(a for a in of_function if a.name not in given)
+    for node in every_node(structure):
+        given = {attribute.name for attribute in node.attribute}
+        of_function = defaults.get((node.domain, node.op_type, node.overload), ())
+        node.attribute.extend(a for a in of_function if a.name not in given)
 
 
 def _take_opset(structure: onnx.ModelProto) -> None:
@@ -312,8 +312,8 @@ def _restore_metadata(model: onnx.ModelProto, like: onnx.ModelProto) -> None:
     model.domain, model.model_version = like.domain, like.model_version
     model.doc_string = like.doc_string
     model.graph.metadata_props.extend(like.graph.metadata_props)
-    infos = {info.name: info for info in _infos(like)}
-    for info in _infos(model):
+    infos = {info.name: info for info in infos_of(like.graph)}
+    for info in infos_of(model.graph):
         if info.name in infos:
             _restore_info(info, infos[info.name])
     made = {name for node in model.graph.node for name in node.output}
@@ -332,11 +332,6 @@ def _restore_metadata(model: onnx.ModelProto, like: onnx.ModelProto) -> None:
         if original is not None and original.op_type == node.op_type:
             node.doc_string = original.doc_string
             node.metadata_props.extend(original.metadata_props)
-
-
-def _infos(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """What a model says of its tensors."""
-    return [*model.graph.value_info, *model.graph.input, *model.graph.output]
 
 
 def _restore_info(info: onnx.ValueInfoProto, original: onnx.ValueInfoProto) -> None:

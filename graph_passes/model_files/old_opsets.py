@@ -13,7 +13,7 @@ from onnx2snn.graph_passes.graph.neurons import NEURON_OPSET
 
 from .contents import every_graph
 from .inference import inferred
-from .protos import STANDARD, all_nodes, graphs_in, infos_of, names_in
+from .protos import STANDARD, all_nodes, constants_of, graphs_in, infos_of, names_in
 from .weights import replace_all
 
 _ADVICE = f"export the network again with opset {NEURON_OPSET} or newer"
@@ -79,14 +79,13 @@ def _give_types(graph: onnx.GraphProto, types: Mapping[str, int]) -> None:
 
     It makes a Constant in float32 of each.
     """
-    made = {node.output[0]: node for node in graph.node if _is(node, "Constant")}
+    made = constants_of(graph.node)
     for node in graph.node:
         for inner in graphs_in(node):
             _give_types(inner, types)
         if not (_is(node, "Clip") or _is(node, "Pad")) or node.input[0] not in types:
             continue
-        for constant in (made[name] for name in node.input[1:] if name in made):
-            tensor = constant.attribute[0].t
+        for tensor in (made[name] for name in node.input[1:] if name in made):
             if tensor.data_type == onnx.TensorProto.FLOAT:
                 kind = onnx.helper.tensor_dtype_to_np_dtype(types[node.input[0]])
                 # A bound that is none, the lowest or largest number, is infinite then.
@@ -124,8 +123,8 @@ def _place_samples(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]
 
     ``outer``: the constants of the graphs around. Raises ``ModelError`` as ``_nearest_mode`` does.
     """
-    made = {n.output[0]: n.attribute[0].t for n in graph.node if _is(n, "Constant")}
-    constants = {**outer, **made, **{tensor.name: tensor for tensor in graph.initializer}}
+    own = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {**outer, **constants_of(graph.node), **own}
     for node in graph.node:
         for inner in graphs_in(node):
             _place_samples(inner, constants)

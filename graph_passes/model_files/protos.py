@@ -39,6 +39,17 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
             yield from all_nodes(graph.node)
 
 
+def constants_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, onnx.TensorProto]:
+    """What nodes Constant make that hold a tensor, by name; one that makes nothing is damaged."""
+    return {
+        node.output[0]: attribute.t
+        for node in nodes
+        if node.op_type == "Constant" and node.domain in STANDARD and node.output
+        for attribute in node.attribute
+        if attribute.name == "value"
+    }
+
+
 def infos_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     """What a graph declares of its inputs, of what is between, and of its outputs."""
     return [*graph.input, *graph.value_info, *graph.output]
@@ -59,6 +70,11 @@ def unused_prefix(names: Collection[str], wanted: str) -> str:
     while any(name.startswith(wanted) for name in names):
         wanted = "_" + wanted
     return wanted
+
+
+def standard_opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model imports, the last if several; 0 if none."""
+    return next((e.version for e in reversed(model.opset_import) if e.domain in STANDARD), 0)
 
 
 def domain_of(what: onnx.NodeProto | onnx.OperatorSetIdProto) -> str:

@@ -4,17 +4,14 @@ import onnx
 import onnx.parser
 
 from onnx2snn.graph_passes.errors import ModelError
-from onnx2snn.graph_passes.graph.editing import AXES_ARE_AN_INPUT, free_name
+from onnx2snn.graph_passes.graph.editing import AXES_ARE_AN_INPUT, LAYER_NORMALIZATION, free_name
 
 from .limits import with_shapes
-from .protos import STANDARD, all_nodes, infos_of, names_in
+from .protos import STANDARD, all_nodes, constants_of, infos_of, names_in, standard_opset
 from .weights import replace_all
 
 _DOMAIN = "onnxruntime"
 """Of the functions that stand for them."""
-
-_LAYER_NORMALIZATION = 17
-"""The opset in which ONNX has it."""
 
 _EPSILON = 1e-5
 """Of a normalization that says none."""
@@ -28,24 +25,17 @@ def define_unregistered(structure: onnx.ModelProto, what: str) -> None:
     their axis from the back and reduce more than the last, or hand on more than their result.
     Raises ``ModelError``, beginning with ``what``, where another axis is not known to be the last.
     """
-    versions = {entry.domain: entry.version for entry in structure.opset_import}
-    opset = versions.get("", versions.get("ai.onnx", 0))
-    tensors = {tensor.name: tensor for tensor in structure.graph.initializer}
+    opset = standard_opset(structure)
     nodes = list(all_nodes(structure.graph.node))
-    tensors |= {
-        node.output[0]: attribute.t
-        for node in nodes
-        for attribute in node.attribute
-        if node.op_type == "Constant" and attribute.name == "value"
-    }
+    tensors = {t.name: t for t in structure.graph.initializer} | constants_of(nodes)
     taken = names_in(structure)
     numbers: dict[str, int] = {}
     kinds: dict[str, int] | None = None
     functions, from_front = {}, list[tuple[onnx.NodeProto, str, int]]()
     for node in nodes:
-        if node.domain not in STANDARD:
+        if node.domain not in STANDARD or not node.output:
             continue
-        centred = node.op_type == "LayerNormalization" and opset < _LAYER_NORMALIZATION
+        centred = node.op_type == "LayerNormalization" and opset < LAYER_NORMALIZATION
         if not centred and node.op_type != "SimplifiedLayerNormalization":
             continue
         attrs = {attribute.name: attribute for attribute in node.attribute}

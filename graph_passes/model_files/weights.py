@@ -73,8 +73,6 @@ def _copy_field(name: str, value: object, target: object) -> None:
     held = getattr(target, name)
     if isinstance(held, str | bytes | int | float):
         setattr(target, name, value)
-    elif hasattr(held, "CopyFrom"):
-        held.CopyFrom(value)
     else:
         held.extend(value)
 

@@ -1,5 +1,7 @@
 """Bring pools that round their size up to the size that they really have."""
 
+from operator import gt, lt
+
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.editing import require_opset
@@ -56,35 +58,28 @@ def _end(pool: gs.Node) -> bool:
     known = size and all(isinstance(axis, int) for axis in size)
     if not attrs.get("ceil_mode") or attrs.get("auto_pad", "NOTSET") != "NOTSET" or not known:
         return False
-    rank = len(size)
+    rank, kernels = len(size), attrs["kernel_shape"]
     ones, own = [1] * rank, written_pads(pool, rank)
-    ends, too_far = [], []
-    for axis, (pixels, kernel, stride, dilation) in enumerate(
-        zip(
-            size,
-            attrs["kernel_shape"],
-            attrs.get("strides", ones),
-            attrs.get("dilations", ones),
-            strict=True,
-        )
-    ):
-        begin, end, reach = own[axis], own[rank + axis], dilation * (kernel - 1) + 1
+    begins, olds, ends, too_far = own[:rank], own[rank:], [], []
+    steps = attrs.get("strides", ones), attrs.get("dilations", ones)
+    axes = zip(size, kernels, begins, olds, *steps, strict=True)
+    for pixels, kernel, begin, end, stride, dilation in axes:
+        reach = dilation * (kernel - 1) + 1
         last = -((begin + pixels + end - reach) // -stride)
         too_far.append(last * stride >= begin + pixels)
         last -= too_far[-1]
         ends.append(last * stride + reach - begin - pixels)
     # Where windows reach beyond the pads, an average over all pixels counts none of those.
     counts = pool.op == "AveragePool" and attrs.get("count_include_pad", 0) == 1
-    rounds_up = counts and any(new > old for new, old in zip(ends, own[rank:], strict=True))
+    rounds_up = counts and any(map(gt, ends, olds))
     # ONNX Runtime takes no pads as large as a kernel.
-    fits = all(new < kernel for new, kernel in zip(ends, attrs["kernel_shape"], strict=True))
+    fits = all(map(lt, ends, kernels))
     if rounds_up:
         # So axes whose windows are all there stay, and others end within their pads, or not at all.
-        axes = list(zip(too_far, ends, own[rank:], strict=True))
-        ends = [new if far else old for far, new, old in axes]
-        fits &= all(0 <= new <= old for new, (*_, old) in zip(ends, axes, strict=True))
+        ends = [new if far else old for far, new, old in zip(too_far, ends, olds, strict=True)]
+        fits &= all(0 <= new <= old for new, old in zip(ends, olds, strict=True))
     if not any(too_far) or not fits:
         return False
-    attrs["pads"] = [*own[:rank], *(max(0, end) for end in ends)]
+    attrs["pads"] = [*begins, *(max(0, end) for end in ends)]
     attrs["ceil_mode"] = int(rounds_up)
     return True

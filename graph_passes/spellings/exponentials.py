@@ -3,12 +3,13 @@
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.editing import (
+    Editor,
     maker_of,
     reduction_axes,
     replace_node,
     require_opset,
 )
-from onnx2snn.graph_passes.graph.tidying import tidy
+from onnx2snn.graph_passes.graph.tidying import rewrite_nodes
 
 
 def exponentials_to_softmax(graph: gs.Graph) -> bool:
@@ -19,16 +20,15 @@ def exponentials_to_softmax(graph: gs.Graph) -> bool:
     which makes pools of maxima.
     """
     require_opset(graph)
-    changed = False
-    for node in graph.nodes:
-        found = None if node.domain else _softmax(node)
-        if found is not None:
-            op, x, axis = found
-            replace_node(node, op, [x], {"axis": axis})
-            changed = True
-    if changed:
-        tidy(graph)
-    return changed
+    return rewrite_nodes(graph, _rewrite)
+
+
+def _rewrite(editor: Editor, node: gs.Node) -> bool:
+    found = None if node.domain else _softmax(node)
+    if found is not None:
+        op, x, axis = found
+        replace_node(node, op, [x], {"axis": axis})
+    return found is not None
 
 
 def _softmax(node: gs.Node) -> tuple[str, gs.Tensor, int] | None:

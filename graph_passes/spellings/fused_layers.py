@@ -8,6 +8,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.editing import (
+    LAYER_NORMALIZATION,
     Editor,
     is_used,
     optional_input,
@@ -24,9 +25,6 @@ _PARAMETERS = {
     "Selu": ("alpha", "gamma"), "ThresholdedRelu": ("alpha",),
 }  # fmt: skip
 """The attributes of activations that have any, in the order in which a FusedConv has them."""
-
-_LAYER_NORMALIZATION = 17
-"""The opset that it is in."""
 
 _SIXTEEN_BITS = 21
 """The opset in which QuantizeLinear makes as many."""
@@ -176,7 +174,7 @@ def _with_bias(editor: Editor, node: gs.Node) -> gs.Tensor:
 
 
 def _layer_normalization(editor: Editor, node: gs.Node) -> bool:
-    if not _gives_sum_alone(editor, node) or editor.graph.opset < _LAYER_NORMALIZATION:
+    if not _gives_sum_alone(editor, node) or editor.graph.opset < LAYER_NORMALIZATION:
         return False
     gamma, beta, bias = node.inputs[2], optional_input(node, 3), optional_input(node, 4)
     _normalise(node, [_sum(editor, node, bias), gamma, *([] if beta is None else [beta])])
@@ -236,7 +234,7 @@ def _embedding(editor: Editor, node: gs.Node) -> bool:
         optional_input(node, place) for place in range(9)
     )
     counted = len(node.outputs) > 1 and is_used(editor.graph, node.outputs[1])
-    if editor.graph.opset < _LAYER_NORMALIZATION or words is None or (counted and mask is None):
+    if editor.graph.opset < LAYER_NORMALIZATION or words is None or (counted and mask is None):
         return False
     name = node.name
     parts = [editor.node("Gather", f"{name}/words", [of_words, words])]

@@ -45,8 +45,6 @@ def sink_transposes(graph: gs.Graph) -> bool:
     waiting = list(graph.nodes)[::-1]
     while waiting:
         node = waiting.pop()
-        if not node.outputs:
-            continue
         if node.op == "Transpose" and not node.domain:
             changed |= _merge(graph, node)
         else:

@@ -131,3 +131,14 @@ def test_a_name_of_what_nothing_reads_is_taken_too():
     model.graph.initializer.append(unread)
     graph = to_graph(upgrade_opset(take_apart(model, "the model")))
     np.testing.assert_allclose(run(graph, X), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("node", [
+    "Constant<value = float {1}>()", "LayerNormalization(x, scale)",
+    "SimplifiedLayerNormalization(x, scale)",
+])  # fmt: skip
+def test_nodes_that_make_nothing_are_damaged(node):
+    damaged = optimised(f"y = Relu(x) c = {node}", 12)
+    del damaged.graph.node[1].output[:]
+    with pytest.raises(ModelError, match=damaged.graph.node[1].op_type):
+        take_apart(damaged, "the model")
