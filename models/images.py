@@ -157,9 +157,10 @@ def _fitting(
     images: np.ndarray, labels: np.ndarray, data: DataSet
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels; raises ``ValueError`` where they are not what the data set is like."""
-    wanted = [data.channels, data.size, data.size]
-    if not len(images) or list(images.shape[1:]) != wanted:
-        raise ValueError(f"images are {list(images.shape)}, where [N, *{wanted}] are wanted")
+    wanted = data.channels, data.size, data.size
+    if not len(images) or images.shape[1:] != wanted:
+        shape = ", ".join(map(str, wanted))
+        raise ValueError(f"images are {list(images.shape)}, where [N, {shape}] are wanted")
     if labels.max() >= data.classes:
         raise ValueError(f"label {labels.max()} is none of {data.classes} classes")
     return images, labels

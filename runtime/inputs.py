@@ -38,26 +38,18 @@ def by_input_name(
         if len(names) != 1:
             raise DataError(f"{who} has the inputs {', '.join(names)}: give each by its name")
         return {names[0]: as_array(x, "x")}
-    return {name: as_array(x[key], key) for name, key in keys_of(x, names, who).items()}
+    if called_x(x, names):
+        return {names[0]: as_array(x["x"], "x")}
+    if any(name not in x for name in names):
+        found = ", ".join(map(str, x)) or "none"
+        hint = "; call the array x" if len(names) == 1 and names[0] != "x" else ""
+        raise DataError(f"{who} has the inputs {', '.join(names)}; given were {found}{hint}")
+    return {name: as_array(x[name], name) for name in names}
 
 
 def called_x(given: Collection[str], names: Sequence[str]) -> bool:
     """Whether the only input goes by x, since nothing that is given has its name."""
     return len(names) == 1 and names[0] not in given and "x" in given
-
-
-def keys_of(given: Collection[str], names: Sequence[str], who: str) -> dict[str, str]:
-    """By which of the names given each input goes: the only input may be called x.
-
-    Raises ``DataError`` if one is missing.
-    """
-    if called_x(given, names):
-        return {names[0]: "x"}
-    if any(name not in given for name in names):
-        found = ", ".join(map(str, given)) or "none"
-        hint = "; call the array x" if len(names) == 1 and names[0] != "x" else ""
-        raise DataError(f"{who} has the inputs {', '.join(names)}; given were {found}{hint}")
-    return dict(zip(names, names, strict=True))
 
 
 def require_same_numbers(

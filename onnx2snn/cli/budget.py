@@ -1,6 +1,5 @@
 """An accuracy budget, for builds that fail when a network leaves it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -14,19 +13,12 @@ class BudgetError(Onnx2SnnError):
     """A network is less accurate than it must be."""
 
 
-def budget_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options ``--min-accuracy`` and ``--max-drop``."""
-    percent = Percent()
-    for option in (
-        click.option(
-            "--max-drop", type=percent, help="Fail if the accuracy is more points below the ANN's."
-        ),
-        click.option(
-            "--min-accuracy", type=percent, help="Fail if the accuracy is lower (percent)."
-        ),
-    ):
-        function = option(function)
-    return function
+min_accuracy_option = click.option(
+    "--min-accuracy", type=Percent(), help="Fail if the accuracy is lower (percent)."
+)
+max_drop_option = click.option(
+    "--max-drop", type=Percent(), help="Fail if the accuracy is more points below the ANN's."
+)
 
 
 def require_budget(

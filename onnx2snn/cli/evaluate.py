@@ -17,7 +17,7 @@ from onnx2snn.measuring.early_exits import early_exits
 from onnx2snn.runtime.precision import Precision
 
 from . import tables, terminal
-from .budget import budget_options, require_budget
+from .budget import max_drop_option, min_accuracy_option, require_budget
 from .options import (
     ann_option,
     batch_option,
@@ -60,7 +60,8 @@ from .plot import SHARES, accuracy_plot, early_exit_plot
     "against mean T for several rules.",
 )
 @click.option("--plot", type=NamedPath(), help="Draw accuracy over time-steps.")
-@budget_options
+@min_accuracy_option
+@max_drop_option
 @root_option
 @samples_option
 @batch_option

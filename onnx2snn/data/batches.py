@@ -101,7 +101,7 @@ def are_samples_elsewhere(model: ModelParts, data: Data) -> bool:
         for name, sizes in inputs.items()
         if len(sizes) > 1 and sizes[0].dim_param == sizes[1].dim_param != ""
     }
-    shapes = data.shapes_of(inputs) if square else {}
+    shapes = data.shapes_of(inputs)
     return any(_is_square(shapes[name], data.samples) for name in square if name in shapes)
 
 
@@ -118,7 +118,7 @@ def _is_square(shape: tuple[int, ...], samples: int) -> bool:
 def _fixed_batch(model: ModelParts, data: Data) -> int | None:
     """The number of samples that the inputs of a model, which the data has, declare."""
     inputs = {info.name: info.type.tensor_type.shape.dim for info in inputs_of(model.structure)}
-    shapes = [inputs[name] for name in data.shapes_of(inputs) if name in inputs] if inputs else []
+    shapes = [inputs[name] for name in data.shapes_of(inputs) if name in inputs]
     return fixed_batch([size.dim_value for size in shape[:1]] for shape in shapes)
 
 

@@ -51,7 +51,7 @@ class Data:
         """
         names, shapes = list(inputs), self.shapes
         if shapes is None:
-            return {names[0]: self.shape}
+            return dict.fromkeys(names[:1], self.shape)
         return {names[0]: shapes["x"]} if called_x(shapes, names) else shapes
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
@@ -97,8 +97,7 @@ def require_data(name: str, data: Any) -> None:
 def require_samples(data: Data, structure: onnx.ModelProto) -> None:
     """Raise ``DataError`` if the data has another number of axes than a network's input."""
     declared = {info.name: declared_shape(info.type.tensor_type) for info in inputs_of(structure)}
-    shapes = data.shapes_of(declared) if declared else {}
-    for name, shape in shapes.items():
+    for name, shape in data.shapes_of(declared).items():
         wanted = declared.get(name)
         if wanted and len(shape) != len(wanted):
             what = f"'{data.name}'" if data.shapes is None else f"'{name}' of '{data.name}'"

@@ -202,6 +202,4 @@ def _changed(what: str, place: str) -> str:
 def _equal(first: Any, second: Any) -> bool:
     if isinstance(first, dict) and isinstance(second, dict):
         return first.keys() == second.keys() and all(_equal(first[k], second[k]) for k in first)
-    if isinstance(first, str) or isinstance(second, str):
-        return isinstance(first, str) and isinstance(second, str) and first == second
     return np.array_equal(np.asarray(first), np.asarray(second))

@@ -304,17 +304,14 @@ class Estimate:
     def _own(self, timesteps: int) -> int:
         """Bytes of weights that the graph of a chunk of so many time-steps holds itself."""
         if self.lean:
-            return self._held(timesteps)
+            limited = self.costs.max_memory is not None
+            held = held_by_lean(self.layers, timesteps, within_budget=limited)
+            return self._bytes_of_weights(held)
         # It holds the matrices of tiles in place of their weights.
         more = sum(
             tiles.bytes_of_matrices - tiles.bytes_of_weights for tiles in self.tiled.values()
         )
         return self.costs.copied - self._shared + more - self._weights_first(timesteps)
-
-    def _held(self, timesteps: int) -> int:
-        """Bytes of weights that a lean graph of so many time-steps holds itself."""
-        limited = self.costs.max_memory is not None
-        return self._bytes_of_weights(held_by_lean(self.layers, timesteps, within_budget=limited))
 
     def _weights_first(self, timesteps: int) -> int:
         """Bytes of weights that a chunk of so many time-steps reads where they are."""

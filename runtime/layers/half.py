@@ -49,19 +49,17 @@ def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
     wide = {node.input[1] for node in layers if _largest_in(node, sizes) > LARGEST_FLOAT16}
     names, precisions = set[str](), []
     for node in layers:
-        name, other = node.input[1], other_type(node, constants)
+        name, other, precision = node.input[1], other_type(node, constants), "float32"
         if other is not None:
-            precisions.append(LayerPrecision(node.name, str(other), "as the file says"))
-            continue
-        if name not in constants:
-            precisions.append(LayerPrecision(node.name, "float32", "has no constant weights"))
-            continue
-        if name in wide:
+            precision, reason = str(other), "as the file says"
+        elif name not in constants:
+            reason = "has no constant weights"
+        elif name in wide:
             reason = f"its numbers may be beyond {LARGEST_FLOAT16:g}"
-            precisions.append(LayerPrecision(node.name, "float32", reason))
-            continue
-        names.add(name)
-        precisions.append(LayerPrecision(node.name, "float16", "on a GPU"))
+        else:
+            names.add(name)
+            precision, reason = "float16", "on a GPU"
+        precisions.append(LayerPrecision(node.name, precision, reason))
     return PlanInPrecision(plan, precisions=tuple(precisions), half=frozenset(names))
 
 

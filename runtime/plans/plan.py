@@ -12,6 +12,7 @@ spike counts follow) and whatever else the epilogue reads.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx
@@ -225,18 +226,11 @@ def _shared(graph: gs.Graph, inputs: list[gs.Variable], read: Iterable[str]) -> 
 
 def with_weights(plan: Plan) -> Plan:
     """The plan with graphs that hold their weights themselves."""
-
-    def whole(model: onnx.ModelProto) -> onnx.ModelProto:
-        return attach(ModelParts(model, plan.weights))
-
-    return replace(
-        plan,
-        prologue=None if plan.prologue is None else whole(plan.prologue),
-        step=whole(plan.step),
-        epilogue=whole(plan.epilogue),
-        read_out=None if plan.read_out is None else whole(plan.read_out),
-        weights={},
-    )
+    parts = {name: getattr(plan, name) for name in ("prologue", "step", "epilogue", "read_out")}
+    whole: dict[str, Any] = {
+        name: attach(ModelParts(part, plan.weights)) for name, part in parts.items() if part
+    }
+    return replace(plan, **whole, weights={})
 
 
 def _positive(node: gs.Node, prefix: str) -> gs.Variable:
