@@ -8,10 +8,9 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import ModelError
-from onnx2snn.graph_passes.graph.operators import WEIGHTED
 
 from .layers.integer_products import IntegerLayer
-from .plans.graphs import values_of
+from .plans.graphs import has_weights, values_of
 from .plans.plan import Plan
 
 Precision = Literal["float32", "float16", "int8"]
@@ -55,7 +54,7 @@ def not_in_float32(plan: Plan) -> str | None:
         if neuron.threshold.dtype != np.float32:
             return f"{neuron.op} '{neuron.name}' computes in {neuron.threshold.dtype}"
     constants = values_of(plan.step, plan.weights)
-    layers = [n for n in plan.step.graph.node if n.op_type in WEIGHTED and not n.domain]
+    layers = list(filter(has_weights, plan.step.graph.node))
     types = [other_type(node, constants) for node in layers]
     # numpy takes None for float64.
     if not layers or any(dtype is None for dtype in types):

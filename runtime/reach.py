@@ -7,11 +7,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.graph_passes.model_files.protos import attributes_of
 
 from .inputs import largest_number
-from .plans.graphs import values_of
+from .plans.graphs import has_weights, values_of
 from .plans.plan import Plan
 
 NOT_KNOWN: Mapping[str, float] = MappingProxyType({})
@@ -90,7 +89,7 @@ def sizes_in(plan: Plan, largest: Mapping[str, float]) -> dict[str, np.ndarray]:
     sizes |= {name: np.array(largest[name]) for name in plan.step_inputs}
     emitted = {n.spikes: float(n.threshold.max()) * n.max_spikes for n in plan.neurons}
     for node in plan.step.graph.node:
-        if node.op_type in WEIGHTED and not node.domain:
+        if has_weights(node):
             found = _of_layer(node, sizes, constants)
         else:
             found = _of_others(node, sizes, constants)

@@ -40,12 +40,13 @@ def to_triton(
     """Write both models into a repository; returns the folders of the two.
 
     folder: the repository, made if it is not there, with those around it; its other models stay.
-    timesteps: T of the stateless model. gpu: instance groups of kind GPU, else CPU. force: replace
-    files of models of these names. Raises ``DataError`` for an invalid T, ``ModelError`` for a file
-    that is no SNN, of a fixed batch size, of which an output or the states of a layer have other
-    rows than one for each sample, or one that shows that it depends on others, or of which an
-    output is an input too, and ``OutputError`` where a model of the name exists, the name is not
-    UTF-8 or nothing can be written.
+    timesteps: T of the stateless model. name: that of the stateless model; the other's ends in
+    "-stateful". gpu: instance groups of kind GPU, else CPU. force: replace files of models of these
+    names. preprocessing: as of ``to_loop``. Raises ``DataError`` for an invalid T, ``ModelError``
+    for a file that is no SNN, of a fixed batch size, of which an output or the states of a layer
+    have other rows than one for each sample, or one that shows that it depends on others, or of
+    which an output is an input too, and ``OutputError`` where a model of the name exists, the name
+    is not UTF-8 or nothing can be written.
     """
     require_truths(gpu=gpu, force=force)
     require_path(folder, "a model repository is a folder's path", OutputError)

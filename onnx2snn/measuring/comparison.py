@@ -189,6 +189,7 @@ def compare_recipes(
 
     ``calibration``: the data of those recipes that need it; ``data``: what is evaluated, in batches
     of ``batch_size``, of which calibration has as many samples. ``report`` is told of progress.
+    ``seed``: that of the recipes, as in ``convert``. ``providers``: as in ``SpikingSession``.
     ``maxpool``: what becomes of max-pooling, in all recipes alike, so that what they differ in
     is compared; None leaves it to each. ``approximate``: how many clips stand in for any other
     scalar activation, and ``on_means``: both as in ``convert``, in all alike.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.runtime.layers.columns import Columns, columns_where_they_pay
 from onnx2snn.runtime.layers.kernel_forms import Layout
 from onnx2snn.runtime.layers.weights_first import first_pays, may_come_first
 from onnx2snn.runtime.layers.winograd import Tiles, tiles_where_they_pay
+from onnx2snn.runtime.plans.graphs import has_weights
 from onnx2snn.runtime.plans.sizes import CACHED, Sizes
 from onnx2snn.runtime.plans.unroll import axis_of_time
 
@@ -124,7 +124,7 @@ def weighted_layers(
     lean: bool = False,
     columns: bool = False,
 ) -> tuple[WeightedLayer, ...]:
-    """The nodes of ``WEIGHTED`` with constant weights, in graph order.
+    """The layers with constant weights, in graph order.
 
     ``free``: the names of weights that a layer may read in another way, convolutions on tiles if
     ``tiles``, or in ``columns``. ``in_8_bits``: the names of the nodes that run in 8 bits, which
@@ -133,11 +133,7 @@ def weighted_layers(
     inputs = {info.name for info in step.graph.input}
     # The starts of states, of which these are other sizes, are initializers too.
     constants = {t.name: tuple(t.dims) for t in step.graph.initializer if t.name not in inputs}
-    nodes = [
-        node
-        for node in step.graph.node
-        if node.op_type in WEIGHTED and node.domain == "" and node.input[1] in constants
-    ]
+    nodes = [node for node in filter(has_weights, step.graph.node) if node.input[1] in constants]
     readers = Counter(node.input[1] for node in nodes)
     # Ways to read weights are by their names: those of several nodes stay.
     own = {name for name in free if readers[name] == 1}

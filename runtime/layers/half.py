@@ -15,7 +15,7 @@ import onnx
 
 from onnx2snn.graph_passes.errors import ProviderError
 from onnx2snn.graph_passes.graph.operators import WEIGHTED
-from onnx2snn.runtime.plans.graphs import Writer, renamed, values_of, with_layers
+from onnx2snn.runtime.plans.graphs import Writer, has_weights, renamed, values_of, with_layers
 from onnx2snn.runtime.plans.plan import Plan
 from onnx2snn.runtime.precision import (
     LayerPrecision,
@@ -44,7 +44,7 @@ def halve(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
     constants = values_of(plan.step, plan.weights)
     # How large an input is that comes at each time-step nobody knows.
     sizes = sizes_in(plan, dict.fromkeys(plan.step_inputs, np.inf))
-    layers = [node for node in plan.step.graph.node if node.op_type in WEIGHTED]
+    layers = list(filter(has_weights, plan.step.graph.node))
     # Several layers may have the same weights.
     wide = {node.input[1] for node in layers if _largest_in(node, sizes) > LARGEST_FLOAT16}
     names, precisions = set[str](), []

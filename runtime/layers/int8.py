@@ -18,10 +18,9 @@ import numpy as np
 import onnx
 
 from onnx2snn.graph_passes.errors import ProviderError
-from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
 from onnx2snn.graph_passes.model_files.weights import copy_model, stub
-from onnx2snn.runtime.plans.graphs import values_of, with_nodes
+from onnx2snn.runtime.plans.graphs import has_weights, values_of, with_nodes
 from onnx2snn.runtime.plans.plan import Plan
 from onnx2snn.runtime.precision import (
     LayerPrecision,
@@ -86,7 +85,7 @@ def quantise(plan: Plan, providers: Sequence[Any]) -> PlanInPrecision:
     constants = values_of(step, weights)
     # They are what 1 x 1 come between, and no products.
     grouped = any(attributes_of(node).get("group", 1) > 1 for node in graph.node)
-    for node in (node for node in graph.node if node.op_type in WEIGHTED and not node.domain):
+    for node in filter(has_weights, graph.node):
         x, other = node.input[0], other_type(node, constants)
         if other is not None:
             precisions.append(LayerPrecision(node.name, str(other), "as the file says"))

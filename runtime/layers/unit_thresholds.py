@@ -30,10 +30,17 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.graph.neurons import COUNTING, DOMAIN
-from onnx2snn.graph_passes.graph.operators import MAX_POOLS, SPIKING_POOLS, WEIGHTED
+from onnx2snn.graph_passes.graph.operators import MAX_POOLS, SPIKING_POOLS
 from onnx2snn.graph_passes.model_files.limits import operand_names
 from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
-from onnx2snn.runtime.plans.graphs import Writer, has_float16, renamed, values_of, with_nodes
+from onnx2snn.runtime.plans.graphs import (
+    Writer,
+    has_float16,
+    has_weights,
+    renamed,
+    values_of,
+    with_nodes,
+)
 from onnx2snn.runtime.plans.kernels import STEEP
 from onnx2snn.runtime.plans.plan import NeuronLayer, State
 from onnx2snn.runtime.precision import PlanInPrecision
@@ -158,7 +165,7 @@ class _Units:
         return usual and of_channels(threshold, threshold.size, len(neuron.shape))
 
     def _weights_of_layers(self) -> list[np.ndarray]:
-        nodes = [node for node in self.step.graph.node if node.op_type in WEIGHTED]
+        nodes = filter(has_weights, self.step.graph.node)
         read = [self.constants[n.input[1]] for n in nodes if n.input[1] in self.constants]
         return [values for values in read if values.dtype == np.float32]
 

@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
+from onnx2snn.graph_passes.graph.operators import WEIGHTED
 from onnx2snn.graph_passes.model_files.limits import made_in, operand_names
 from onnx2snn.graph_passes.model_files.protos import (
     all_nodes,
@@ -68,6 +69,11 @@ def types_in(model: onnx.ModelProto) -> set[int]:
             elif node.op_type == "Cast" and attribute.name == "to":
                 kinds.add(attribute.i)
     return kinds
+
+
+def has_weights(node: onnx.NodeProto) -> bool:
+    """Whether a node is one of ONNX's own layers with weights."""
+    return node.op_type in WEIGHTED and not node.domain
 
 
 def renamed(node: onnx.NodeProto, names: Mapping[str, str], name: str) -> onnx.NodeProto:
