@@ -60,7 +60,6 @@ def upgrade_opset(model: onnx.ModelProto | ModelParts) -> onnx.ModelProto | Mode
     opset = opset_of(parts.structure)
     if opset < neurons.NEURON_OPSET:
         structure = _with_constants_only(inline_functions(copy_model(parts.structure)))
-        import_once(structure)
         parts = ModelParts(convert_opset(structure, opset), parts.weights)
     if isinstance(model, ModelParts):
         return parts
@@ -71,7 +70,10 @@ def _in_parts(model: onnx.ModelProto | ModelParts) -> ModelParts:
     if isinstance(model, ModelParts):
         return model
     _require_model(model)
-    return detach(model)
+    parts = detach(model)
+    make_dense(parts.structure, "the model")
+    import_once(parts.structure)
+    return parts
 
 
 def _require_model(model: onnx.ModelProto) -> None:
@@ -157,7 +159,6 @@ def to_graph(model: onnx.ModelProto | ModelParts) -> gs.Graph:
     """
     parts = _in_parts(model)
     structure = copy_model(parts.structure)
-    make_dense(structure, "the model")
     check_kinds(structure, parts.weights)
     structure = _with_constants_only(structure)
     check_functions(structure)

@@ -649,11 +649,12 @@ SPARSE = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("opset", [13, 17])
 @pytest.mark.parametrize("flat", [True, False])
 @pytest.mark.parametrize("place", SPARSE)
-def test_sparse_constants_become_dense(place, flat):
+def test_sparse_constants_become_dense(place, flat, opset):
     proto = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 17]> '
+        f'<ir_version: 8, opset_import: ["": {opset}]> '
         f"g (float[2, 3] x, bool c) => (float[2, 3] y) {{ {SPARSE[place]} }}"
     )
     if place == "initializer":
@@ -663,7 +664,7 @@ def test_sparse_constants_become_dense(place, flat):
         node = first if place == "node" else first.attribute[0].g.node[0]
         node.CopyFrom(onnx.helper.make_node("Constant", [], ["s"], sparse_value=sparse(flat)))
     x, c = np.float32([[1, 2, 3], [4, 5, 6]]), np.array(True)
-    result = to_model(to_graph(proto))
+    result = to_model(to_graph(upgrade_opset(proto)))
     onnx.checker.check_model(result)
     np.testing.assert_array_equal(run(proto, x, c), x + DENSE)
     np.testing.assert_array_equal(run(result, x, c), x + DENSE)

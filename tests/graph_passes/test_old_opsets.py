@@ -7,7 +7,7 @@ from onnx import helper
 from onnx_text import model, run
 
 from onnx2snn import SpikingSession, convert, from_arrays
-from onnx2snn.graph_passes import ModelError, upgrade_opset
+from onnx2snn.graph_passes import ModelError, to_graph, upgrade_opset
 
 
 def test_old_opsets_are_upgraded():
@@ -69,6 +69,9 @@ def test_of_opsets_that_differ_the_last_counts_as_in_onnx_runtime(versions):
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     made = convert(proto, calibration=from_arrays(x), recipe="opi", threshold="max").model
     np.testing.assert_allclose(SpikingSession(made).run(x, 2048).output, run(proto, x), atol=2e-3)
+    assert upgrade_opset(proto).opset_import == [helper.make_opsetid("", 17)]
+    np.testing.assert_allclose(run(upgrade_opset(proto), x), run(proto, x), rtol=1e-6)
+    assert to_graph(proto).opset == versions[-1]
 
 
 def same(node, weights, opset):
