@@ -53,8 +53,8 @@ def upgrade_opset(model: onnx.ModelProto | ModelParts) -> onnx.ModelProto | Mode
     """A copy of an ANN in an opset that can hold neurons: 17 or newer.
 
     ``ModelParts`` that are in one already are returned as they are. Raises ``ModelError`` if
-    onnx's version converter cannot do it, for an old Resize that no newer one does alike, and for
-    what is no model.
+    onnx's version converter cannot do it, for an old Resize that no newer one does alike, for a
+    mask of Dropout that is used, before opset 12, and for what is no model.
     """
     parts = _in_parts(model)
     opset = opset_of(parts.structure)

@@ -11,7 +11,7 @@ from onnx2snn.graph_passes.errors import ModelError, first_line
 from onnx2snn.graph_passes.graph.editing import free_name
 from onnx2snn.graph_passes.graph.neurons import NEURON_OPSET
 
-from .contents import every_graph
+from .contents import every_graph, every_node
 from .inference import inferred
 from .protos import STANDARD, all_nodes, constants_of, graphs_in, infos_of, names_in
 from .weights import replace_all
@@ -22,8 +22,9 @@ _ADVICE = f"export the network again with opset {NEURON_OPSET} or newer"
 def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """A model of an old opset in ``neurons.NEURON_OPSET``.
 
-    Raises ``ModelError`` if onnx's version converter cannot do it, or for a Resize to the nearest
-    sample by constant scales of which some are above 1 and others below, no power of two.
+    Raises ``ModelError`` if onnx's version converter cannot do it, for a Resize to the nearest
+    sample by constant scales of which some are above 1 and others below, no power of two, and for
+    a Dropout before opset 12 whose mask is used.
     """
     # The first IR versions want every initializer to be an input as well.
     structure.ir_version = max(structure.ir_version, 8)
@@ -32,6 +33,8 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         _drop_outputs_left_out(node)
         if opset < 11:
             _drop_unused_value(node)
+    if opset < 12:
+        _drop_masks(structure)
     if opset < 13:
         _flatten_before_hardmax(structure.graph, names_in(structure))
     try:
@@ -62,6 +65,24 @@ def _drop_unused_value(node: onnx.NodeProto) -> None:
     mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
     if _is(node, "Pad") and mode != b"constant":
         replace_all(node.attribute, [a for a in node.attribute if a.name != "value"])
+
+
+def _drop_masks(structure: onnx.ModelProto) -> None:
+    """Drop the masks of Dropout, which changed: of ONNX Runtime they were 0, and are True.
+
+    Before opset 10 they had the type of the input. Raises ``ModelError`` for one that is used.
+    """
+    used = {name for node in every_node(structure) for name in node.input}
+    used |= {info.name for graph in every_graph(structure) for info in graph.output}
+    for node in every_node(structure):
+        if not _is(node, "Dropout") or len(node.output) < 2:
+            continue
+        mask = node.output.pop()
+        if mask in used:
+            raise ModelError(
+                f"Dropout '{node.name or node.output[0]}' has a mask, '{mask}', that is used, and "
+                f"no Dropout from opset 12 on has the same: {_ADVICE}, without the mask"
+            )
 
 
 def _types_in(structure: onnx.ModelProto) -> dict[str, int]:

@@ -145,3 +145,27 @@ def test_outputs_that_are_left_out_do_not_count(opset):
     # ONNX Runtime has no such node.
     proto.graph.node[0].output.extend([""] * 4)
     np.testing.assert_array_equal(run(upgrade_opset(proto), x), before)
+
+
+def with_mask(opset, place):
+    """A Dropout whose mask is a value_info or an output."""
+    proto = model("g (float[N, 2] x) => (float[N, 2] y) { y, mask = Dropout(x) }", opset=opset)
+    kind = onnx.TensorProto.FLOAT if opset < 10 else onnx.TensorProto.BOOL
+    declared = helper.make_tensor_value_info("mask", kind, ["N", 2])
+    getattr(proto.graph, place).append(declared)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+@pytest.mark.parametrize("opset", [7, 9, 10, 11])
+def test_a_mask_of_a_dropout_that_is_not_used_is_dropped(opset):
+    new = upgrade_opset(with_mask(opset, "value_info"))
+    onnx.checker.check_model(new, full_check=True)
+    x = np.float32([[1, -2]])
+    np.testing.assert_array_equal(run(new, x), x)
+
+
+@pytest.mark.parametrize("opset", [9, 11])
+def test_a_mask_of_a_dropout_that_is_used_is_refused(opset):
+    with pytest.raises(ModelError, match="Dropout 'y' has a mask, 'mask', that is used"):
+        upgrade_opset(with_mask(opset, "output"))
