@@ -44,6 +44,9 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
             f"the model's opset {opset} cannot be brought to {NEURON_OPSET}: "
             f"{first_line(error)}; {_ADVICE}"
         ) from error
+    # Of an input that is an output, too, the converter knows one shape alone.
+    replace_all(converted.graph.input, structure.graph.input)
+    replace_all(converted.graph.output, structure.graph.output)
     if opset < 11:
         _give_types(converted.graph, types)
         _place_samples(converted.graph, {})

@@ -169,3 +169,10 @@ def test_a_mask_of_a_dropout_that_is_not_used_is_dropped(opset):
 def test_a_mask_of_a_dropout_that_is_used_is_refused(opset):
     with pytest.raises(ModelError, match="Dropout 'y' has a mask, 'mask', that is used"):
         upgrade_opset(with_mask(opset, "output"))
+
+
+def test_an_input_that_is_an_output_keeps_its_shape():
+    text = "g (float[N, 2] x) => (float[a, b] x, float[N, 2] y) { y = Relu(x) }"
+    old = model(text, opset=12)
+    new = upgrade_opset(old)
+    assert (new.graph.input, new.graph.output) == (old.graph.input, old.graph.output)
