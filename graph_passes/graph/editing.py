@@ -368,12 +368,16 @@ def constant_input(node: gs.Node, index: int, default: float) -> np.ndarray | No
 
 
 def pads_of(node: gs.Node) -> np.ndarray | None:
-    """Begins and ends of a Pad, int64 [2, rank]; None where they, or the rank, are not known."""
-    pads, given = constant_value(node.inputs[1]), optional_input(node, 3)
-    if pads is None or given is None:
-        return None if pads is None else pads.reshape(2, -1)
-    shape, axes = node.inputs[0].shape, constant_value(given)
-    if shape is None or axes is None:
+    """Begins and ends of a Pad, int64 [2, rank]; None where they, or the rank, are not known.
+
+    Nor are they, in a damaged file, where they are not two for each axis.
+    """
+    pads, shape = constant_value(node.inputs[1]), node.inputs[0].shape
+    if pads is None or shape is None:
+        return None
+    given = optional_input(node, 3)
+    axes = np.arange(len(shape)) if given is None else constant_value(given)
+    if axes is None or pads.size != 2 * axes.size:
         return None
     all_axes = np.zeros((2, len(shape)), np.int64)
     all_axes[:, axes] = pads.reshape(2, -1)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from onnx_text import changes_once, graph, ops, run
 
-from onnx2snn.graph_passes import fold_pads, infer_shapes
+from onnx2snn.graph_passes import canonicalise, fold_pads, infer_shapes
 
 RNG = np.random.default_rng(0)
 SIGNATURE = "g (float[N, 2, 6, 7] x) => (float[N, b, c, d] y)"
@@ -228,3 +228,14 @@ def test_several_in_a_row(behind):
 def test_a_pad_of_no_axes_stays():
     g = graph("g (float x) => (float y) { y = Pad(x, none) }", {"none": np.zeros(0, np.int64)})
     assert not fold_pads(g)
+
+
+@pytest.mark.parametrize("pads", [[1], [1, 1], [1] * 6])
+def test_pads_of_a_damaged_file_stay(pads):
+    text = (
+        f"{SIGNATURE} {{ t = Transpose<perm = [0, 2, 3, 1]>(x) p = Pad(t, pads) "
+        "u = Transpose<perm = [0, 3, 1, 2]>(p) q = Pad(u, pads) y = Conv(q, w) }"
+    )
+    g = graph(text, constants(pads))
+    canonicalise(g)
+    assert ops(g).count("Pad") == 2
