@@ -37,10 +37,13 @@ UNSUPPORTED_TYPES: dict[int, str] = {
 }
 """Types of tensors that cannot be converted, and their names."""
 
+_OF_ANY_NUMBER = ("Concat", "Max", "Mean", "Min", "Sum")
+"""The operators that take any number of inputs, of which none may be left out."""
+
 
 def check_contents(model: onnx.ModelProto, what: str) -> None:
-    """Raise ``ModelError``, beginning with ``what``, for names that are no text and for types
-    and attributes that do not exist.
+    """Raise ``ModelError``, beginning with ``what``, for names that are no text, for types and
+    attributes that do not exist, and for inputs left out that cannot be.
     """
     try:
         # Protobuf hands out a string that is no UTF-8 as bytes, or raises, by its version.
@@ -54,13 +57,20 @@ def check_contents(model: onnx.ModelProto, what: str) -> None:
             if info.type.HasField("tensor_type"):
                 check_type(info.type.tensor_type.elem_type, info.name, what)
             _check_is_tensor(info, what)
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.TENSOR and not attribute.HasField("t"):
-                    raise ModelError(
-                        f"{what} is damaged: {node.op_type} '{node.name}' has no value for its "
-                        f"attribute '{attribute.name}'"
-                    )
+    for node in every_node(model):
+        for attribute in node.attribute:
+            known = attribute.HasField("t") or attribute.ref_attr_name
+            if attribute.type == onnx.AttributeProto.TENSOR and not known:
+                raise ModelError(
+                    f"{what} is damaged: {node.op_type} '{node.name}' has no value for its "
+                    f"attribute '{attribute.name}'"
+                )
+        # ONNX's checker takes it, and ONNX Runtime would end the process.
+        if node.domain in STANDARD and node.op_type in _OF_ANY_NUMBER and "" in node.input:
+            raise ModelError(
+                f"{what} is damaged: {node.op_type} '{node.name or next(iter(node.output), '')}' "
+                "has an input that is left out"
+            )
 
 
 def check_kinds(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> None:

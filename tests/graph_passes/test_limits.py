@@ -14,6 +14,7 @@ from onnx2snn.graph_passes import (
     to_model,
 )
 from onnx2snn.graph_passes.model_files.files import take_apart
+from onnx2snn.graph_passes.model_files.weights import attach
 
 TEXT = "g (float[N, 3] x) => (float[N, 3] y) { y = Mul (x, w) }"
 WEIGHT = np.array([1, 2, 3], np.float32)
@@ -187,3 +188,22 @@ def test_windows_beyond_all_measure(pads):
     proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
     with pytest.raises(ModelError, match=r"AveragePool 'y' has pads .*damaged"):
         take_apart(proto, "the model")
+
+
+@pytest.mark.parametrize("op", ["Concat<axis = 0>", "Max", "Mean", "Min", "Sum"])
+def test_an_input_that_cannot_be_left_out(op):
+    """A Min without its second input ends ONNX Runtime's process."""
+    proto = model(f"g (float[N] x) => (float[M] y) {{ y = {op}(x, x) }}")
+    proto.graph.node[0].input[1] = ""
+    with pytest.raises(ModelError, match=f"{op[:3]}.* 'y' has an input that is left out"):
+        take_apart(proto, "the model")
+
+
+def test_a_function_may_have_tensors_of_its_caller():
+    proto = with_functions("FUNCTION f <c> (x) => (y) { w = Constant() y = Add(x, w) }")
+    proto.functions[0].node[0].attribute.add(
+        name="value", type=onnx.AttributeProto.TENSOR, ref_attr_name="c"
+    )
+    value = onnx.numpy_helper.from_array(np.float32([2]))
+    proto.graph.node[0].attribute.append(onnx.helper.make_attribute("c", value))
+    np.testing.assert_array_equal(run(attach(take_apart(proto, "the model")), WEIGHT), WEIGHT + 2)
