@@ -179,7 +179,10 @@ def check_type(kind: int, name: str, what: str) -> None:
         try:
             onnx.helper.tensor_dtype_to_np_dtype(kind)
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{what}: '{name}' has an unknown type, {kind}") from error
+            raise ModelError(
+                f"{what}: '{name}' has an unknown type, {kind}: the file is damaged, or needs a "
+                "newer onnx"
+            ) from error
 
 
 def stored_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -332,7 +335,10 @@ def _dense(sparse: onnx.SparseTensorProto, what: str) -> onnx.TensorProto:
     places = onnx.numpy_helper.to_array(sparse.indices)
     size = math.prod(shape)
     if any(axis < 0 for axis in shape) or size * values.itemsize > MAX_TENSOR_BYTES:
-        raise ModelError(f"{what}: the sparse tensor '{name}' has the shape {list(shape)}")
+        raise ModelError(
+            f"{what}: the sparse tensor '{name}' has the shape {list(shape)}, which is negative or "
+            f"more than {MAX_TENSOR_BYTES / 2**30:.3g} GiB: the file is damaged"
+        )
     dense = np.zeros(size, values.dtype)
     try:
         flat = places if places.ndim < 2 else np.ravel_multi_index(tuple(places.T), shape)

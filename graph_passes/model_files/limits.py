@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import onnx
 import onnx.shape_inference
 
-from onnx2snn.graph_passes.errors import ModelError
+from onnx2snn.graph_passes.errors import ModelError, first_line
 from onnx2snn.graph_passes.graph.operators import WEIGHTED
 
 from .inference import inferred
@@ -204,7 +204,10 @@ def with_shapes(structure: onnx.ModelProto, what: str) -> onnx.ModelProto:
             return plain
         return inferred(structure, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, MemoryError) as error:
-        raise ModelError(f"{what}: its shapes do not fit each other: {error}") from error
+        raise ModelError(
+            f"{what}: its shapes do not fit each other: {first_line(error)}; export the network "
+            "again"
+        ) from error
 
 
 def shapes_from_inputs(model: onnx.ModelProto, what: str) -> dict[str, onnx.ValueInfoProto]:

@@ -57,14 +57,11 @@ def check_stateful(
     defaults, weights: the graph's initializers, and the large ones beside it, by name.
     """
     if node.op_type not in FUNCTIONS:
-        raise ModelError(f"node '{node.name}': this version knows no neuron '{node.op_type}'")
+        raise _refusal(node, "is no neuron that this version knows")
     expected = neurons.attribute_names_of(node.op_type)
     found = {attribute.name for attribute in node.attribute}
     if found != expected:
-        raise ModelError(
-            f"{node.op_type} '{node.name}' must have the attributes {sorted(expected)}, "
-            f"not {sorted(found)}"
-        )
+        raise _refusal(node, f"must have the attributes {sorted(expected)}, not {sorted(found)}")
     values = {}
     for attribute in node.attribute:
         if attribute.name not in neurons.TENSOR_ATTRIBUTES:
@@ -74,20 +71,18 @@ def check_stateful(
             value = onnx.numpy_helper.to_array(attribute.t)
         floating = np.issubdtype(value.dtype, np.floating)
         if not value.size or not floating or not np.all(np.isfinite(value)):
-            raise ModelError(
-                f"{node.op_type} '{node.name}': {attribute.name} must be a tensor of finite numbers"
-            )
+            raise _refusal(node, f"must have a tensor of finite numbers as {attribute.name}")
         values[attribute.name] = value
     if not np.all(values.get("v_threshold", np.ones(1)) > 0):
-        raise ModelError(f"{node.op_type} '{node.name}': V_th must be positive")
+        raise _refusal(node, "must have a positive V_th")
     most = values.get("max_spikes", np.ones(()))
     if most.ndim or most < 1 or most % 1:
-        raise ModelError(f"{node.op_type} '{node.name}': max_spikes must be one whole number, >= 1")
+        raise _refusal(node, "must have one whole number, >= 1, as max_spikes")
     names = neurons.state_names(node.op_type, node.name)
     inputs = neurons.inputs_of(node.op_type)
     kept = list(zip(node.input[-len(names) :], node.output[1:], strict=False))
     if len(node.input) != inputs or len(node.output) != 1 + len(names) or kept != names:
-        raise ModelError(f"{node.op_type} '{node.name}' must keep its state in {names}")
+        raise _refusal(node, f"must keep its state in {names}")
     starts = [values.get("v_init", np.zeros(1)), np.zeros(1)]
     for (read, _), start in zip(names, starts, strict=False):
         default = defaults.get(read)
@@ -95,7 +90,9 @@ def check_stateful(
         if held is None and default is not None:
             held = onnx.numpy_helper.to_array(default)
         if held is None or not np.array_equal(np.ravel(held), np.ravel(start)):
-            raise ModelError(
-                f"{node.op_type} '{node.name}': the default of its state '{read}' is not its "
-                "start, so runtimes would disagree about v(0); convert the network again"
-            )
+            why = f"has a default of its state '{read}' that is not its start, so runtimes would "
+            raise _refusal(node, why + "disagree about v(0)")
+
+
+def _refusal(node: onnx.NodeProto, why: str) -> ModelError:
+    return ModelError(f"{node.op_type} '{node.name}' {why}; convert the network again")

@@ -628,7 +628,7 @@ def test_a_type_that_does_not_exist(tmp_path):
     proto = model(TEXT, {"w": WEIGHT})
     proto.graph.input[0].type.tensor_type.elem_type = 65
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
-    with pytest.raises(ModelError, match="unknown type"):
+    with pytest.raises(ModelError, match="unknown type, 65: the file is damaged"):
         read_model(tmp_path / "model.onnx")
 
 
