@@ -23,7 +23,8 @@ def max_to_spiking_pool(graph: gs.Graph) -> bool:
     max-pooling the rates, for any window, stride and padding. Run it after
     ``activations_to_neurons``. Pools that no spikes reach stay. Raises ``UnsupportedModelError``
     for a pool whose indices are used, whose padding depends on the size of an image that is not
-    fixed, that is dilated and padded automatically, or that reads a Pad of -infinity.
+    fixed, that is dilated and padded automatically, that reads a Pad of -infinity, or whose number
+    of axes is not known.
     """
     nodes = [node for node in _reached(graph) if node.op in MAX_POOLS]
     require_ranks(graph, nodes)
@@ -44,7 +45,8 @@ def thresholds_to_spiking(graph: gs.Graph) -> bool:
         S(t) = S(t - 1) + x(t),   out(t) = f(S(t), t) - f(S(t - 1), t - 1)
 
     with f(S, t) = S where S > alpha t, else 0: the outputs add up to the inputs' sum where
-    their mean is above alpha, and to 0 elsewhere.
+    their mean is above alpha, and to 0 elsewhere. Raises ``UnsupportedModelError`` for one whose
+    number of axes is not known.
     """
     nodes = [node for node in _reached(graph) if node.op == "ThresholdedRelu"]
     require_ranks(graph, nodes)

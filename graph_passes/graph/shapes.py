@@ -23,7 +23,8 @@ def infer_shapes(graph: gs.Graph) -> None:
     """Set the shape and dtype of every tensor that ONNX's shape inference can tell.
 
     A dimension is an int, or a string where it is symbolic. What was known before and
-    cannot be inferred anew stays.
+    cannot be inferred anew stays. Raises ``DataError`` for what is no graph, and ``ModelError``
+    where shapes contradict each other.
     """
     # Without value_info, so that shapes from before a rewrite do not contradict it.
     model = to_parts(graph).structure
