@@ -1,6 +1,7 @@
 """What a network is given: held against what it declares."""
 
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,11 @@ MOST_TIMESTEPS = 2**31 - 1
 
 def as_array(values: Any, what: str) -> np.ndarray:
     """Values as an array, or ``DataError``, beginning with ``what``, if they cannot be one."""
+    if isinstance(values, str | os.PathLike):
+        raise DataError(
+            f"{what} is a path, and no array: np.load reads the arrays of a file, open_data makes "
+            "a Data of it"
+        )
     try:
         found = np.asarray(values)
     # A tensor of torch says by the others that it is on a GPU, or has a gradient.

@@ -3,6 +3,7 @@ import gzip
 import pickle
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -386,6 +387,12 @@ def test_no_data(source):
 def test_what_makes_labels_is_told(y, cure):
     with pytest.raises(DataError, match=f"y must hold one integer label .*{cure}"):
         from_arrays(np.ones((3, 2)), y)
+
+
+@pytest.mark.parametrize("path", ["images.npz", Path("images.npz")])
+def test_paths_are_for_open_data(path):
+    with pytest.raises(DataError, match=r"'data' is a path, .* open_data"):
+        from_arrays(path)
 
 
 def test_images_for_a_flat_input_are_to_be_reshaped(tmp_path):

@@ -5,6 +5,7 @@ import pickle
 import sys
 import threading
 import weakref
+from pathlib import Path
 
 import dyadic
 import numpy as np
@@ -97,6 +98,8 @@ def test_several_threads_count_as_one_does(threads):
         ({"x": [[1.0, 2.0], [3.0]]}, "x is no array"),
         ({1: X}, "has the inputs x; given were 1"),
         (None, "x is no array, but of the type NoneType"),
+        ("images.npz", "x is a path, and no array: np.load reads"),
+        ({"x": Path("images.npy")}, "x is a path"),
         (iter(X), "x is no array, but of the type "),
         (np.ma.array(X, mask=X > 0), r"x has masked numbers: fill them in, as by .filled\(0\)"),
     ],
