@@ -14,9 +14,12 @@ import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError, Onnx2SnnError
 
-from .samples import Data, checked, from_arrays, several_inputs
+from .samples import NUMBERED, Data, checked, from_arrays, several_inputs
 
-_PICKLED = "it holds pickled objects, which are never loaded"
+_PICKLED = (
+    "it holds pickled objects, which are never loaded: save numbers (labels y that are names of "
+    f"classes as {NUMBERED})"
+)
 
 
 def open_npy(path: Path) -> Data:

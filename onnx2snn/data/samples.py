@@ -23,6 +23,9 @@ Batch = tuple[Inputs, np.ndarray | None]
 MOST_HELD = 2**29
 """Bytes of samples that are held in memory for another order: 890 images of 3 x 224 x 224."""
 
+NUMBERED = "np.unique(y, return_inverse=True)[1]"
+"""What makes labels of names of classes, as scikit-learn numbers them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -268,6 +271,8 @@ def _cure_of(y: np.ndarray, samples: int) -> str:
         return ", of which y.argmax(1) makes labels if it is one-hot"
     if y.size == samples and y.dtype.kind in "iufb" and np.array_equal(y, np.rint(y)):
         return ", of which y.ravel().astype(int) makes labels"
+    if y.shape == (samples,) and y.dtype.kind in "OSU":
+        return f", of which {NUMBERED} makes labels, the classes in sorted order"
     return ""
 
 

@@ -382,11 +382,19 @@ def test_no_data(source):
 @pytest.mark.parametrize(
     ("y", "cure"),
     [(np.eye(3)[[0, 1, 2]], r"y\.argmax\(1\)"), (np.ones((3, 1), int), r"y\.ravel\(\)"),
-     (np.ones(3), r"astype\(int\)"), (np.ones(4), r"\[4\];"), (np.full(3, 0.5), r"\[3\];")],
+     (np.ones(3), r"astype\(int\)"), (np.ones(4), r"\[4\];"), (np.full(3, 0.5), r"\[3\];"),
+     (["cat", "dog", "cat"], r"np\.unique\(y, return_inverse=True\)\[1\] makes labels"),
+     (np.array(["cat", "dog", "cat"], object), r"np\.unique\(y"), (["cat"], r"\[1\];")],
 )  # fmt: skip
 def test_what_makes_labels_is_told(y, cure):
     with pytest.raises(DataError, match=f"y must hold one integer label .*{cure}"):
         from_arrays(np.ones((3, 2)), y)
+
+
+def test_labels_that_are_objects_of_a_file_are_to_be_numbered(tmp_path):
+    np.savez(tmp_path / "d.npz", x=X, y=np.array(["cat"] * 23, object))
+    with pytest.raises(DataError, match=r"never loaded: save numbers .*np\.unique\(y"):
+        open_data(tmp_path / "d.npz")
 
 
 @pytest.mark.parametrize("path", ["images.npz", Path("images.npz")])
