@@ -174,6 +174,6 @@ def _print(found: dict[str, Any], precision: Precision) -> None:
     classes = found["classes"]
     if classes is not None:
         shown = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
-        terminal.say(f"Classes: {shown}")
+        terminal.say(f"Index of the largest output: {shown}")
     if found["output"] is not None:
         terminal.say(f"Wrote {found['output']}.")

@@ -189,6 +189,8 @@ def test_run(snn):
         assert arrays["output"].shape == arrays["output_2"].shape == (20, 3)
         assert report["classes"] == arrays["output"].argmax(1).tolist()
         assert report["firing_rates"]["p"] == pytest.approx(float(arrays["firing_rate/p"]))
+    largest = ", ".join(map(str, report["classes"]))
+    assert f"Index of the largest output: {largest}" in output
 
 
 def test_run_refuses_to_write_its_npz_under_another_name(snn):
