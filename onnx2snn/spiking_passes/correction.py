@@ -84,7 +84,8 @@ def correct(
 
     Raises ``MissingThresholdError`` without calibration data, ``UnsupportedModelError`` where
     samples lie along the axis of the channels, and, of potentials, along any axis but the first,
-    and ``DataError`` where ``rounds`` is no whole number from 0 on, or another no truth value.
+    and ``DataError`` where ``rounds`` is no whole number from 0 on, or another no truth value, or
+    where the data is so large that corrected weights would not be finite.
     """
     rounds = require_whole("rounds", rounds, 0)
     require_truths(weights=weights, biases=biases, potentials=potentials)

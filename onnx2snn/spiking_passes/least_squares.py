@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.graph.editing import Editor, only_consumer, producer
 from onnx2snn.graph_passes.graph.windows import pads_itself, written_pads
+from onnx2snn.runtime.inputs import largest_number
 
 from .layers import few_samples
 
@@ -62,7 +64,8 @@ def fit_weights(
     convolution of each phase of its strides; of a pruned layer nearly, by conjugate gradients.
     Where there are fewer places than weights, as in a dense layer after few images, 1 / places
     holds dW back. A layer keeps its weights if anything but sums lies between it and the tensor, or
-    if others read its output too. Returns whether any was refitted.
+    if others read its output too. Returns whether any was refitted. Raises ``DataError`` where the
+    inputs are so large that weights would not be finite.
     """
     linear = [node for node in _summed(graph, tensor) if _is_known(node)]
     if not linear:
@@ -95,6 +98,8 @@ def _summed(graph: gs.Graph, tensor: gs.Tensor) -> list[gs.Node]:
     return [node] if weighted and isinstance(node.inputs[1], gs.Constant) else []
 
 
+# What is not finite then is refused.
+@np.errstate(over="ignore", invalid="ignore")
 def _refit(
     graph: gs.Graph, node: gs.Node, source: np.ndarray, residual: np.ndarray
 ) -> list[np.ndarray]:
@@ -106,6 +111,12 @@ def _refit(
         return []
     changes = _solve(node, source, columns, _kept(node))
     new = (weights + _as_weights(node, changes)).astype(weights.dtype)
+    if not np.all(np.isfinite(new)):
+        raise DataError(
+            f"on the calibration data the inputs of '{node.name}' reach "
+            f"{largest_number(source):.3g}, too far to refit its weights: scale the data as for "
+            "the network's training"
+        )
     old = node.inputs[1]
     # Weights that several nodes share part here.
     name = old.name if len(old.outputs) == 1 else Editor(graph).name(old.name)
@@ -204,8 +215,6 @@ def _left(
     return np.moveaxis(left, -1, 1) if node.op in CONVOLUTIONS else left
 
 
-# What is not finite then is refused by its name, once all passes have run.
-@np.errstate(over="ignore", invalid="ignore")
 def _solve(
     node: gs.Node, source: np.ndarray, columns: np.ndarray, kept: list[np.ndarray] | None
 ) -> list[np.ndarray]:

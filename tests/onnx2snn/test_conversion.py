@@ -1003,12 +1003,14 @@ def test_what_no_session_would_load_is_refused():
         convert(model(text, MATRICES), calibration=from_arrays(normal(20, 4)))
 
 
-def test_weights_that_a_recipe_made_infinite_are_not_those_of_the_file():
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("recipe", ["best", "best-burst"])
+def test_data_too_large_to_refit_weights_is_told_by_its_scale(recipe):
     text = PERCEPTRON.replace("BETWEEN", "q = Relu(h)")
     data = from_arrays(1e20 * np.abs(normal(20, 4)))
     convert(model(text, MATRICES), calibration=data, recipe="opi")
-    with pytest.raises(UnsupportedModelError, match="smaller inputs"):
-        convert(model(text, MATRICES), calibration=data, recipe="best")
+    with pytest.raises(DataError, match=r"inputs of 'y' reach \d.\d+e\+20, too far to refit"):
+        convert(model(text, MATRICES), calibration=data, recipe=recipe)
 
 
 def test_nodes_refused_for_the_same_reason_are_one_line():
