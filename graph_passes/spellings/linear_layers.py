@@ -8,8 +8,10 @@ from onnx2snn.graph_passes.graph.editing import (
     Editor,
     constant_value,
     leave_out,
+    maker_of,
     only_consumer,
     optional_input,
+    producer,
     reduction_axes,
     replace_node,
     require_opset,
@@ -28,6 +30,7 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
     Gemm with transA                           ->  Gemm(Transpose(x), W, b)
     Sum(x, y)                                  ->  Add(x, y)
     ReduceMean, ReduceMax over all of an image ->  GlobalAveragePool, GlobalMaxPool
+    Squeeze(pool(Unsqueeze(x))), pool global   ->  pool(x), as of the mean of a sequence
     ReduceMax over other axes of known sizes   ->  MaxPool, those last
     ReduceMin                                  ->  -ReduceMax(-x), and that as above
 
@@ -55,6 +58,8 @@ def unify_linear_layers(graph: gs.Graph) -> bool:
                 pass
             case "ReduceMean" | "ReduceMax" | "ReduceMin":
                 changed |= _pool(editor, node, node.outputs[0].name in followed)
+            case "Squeeze":
+                changed |= _pool_without_added_axes(graph, node)
     if changed:
         tidy(graph)
     return changed
@@ -158,4 +163,24 @@ def _pool(editor: Editor, node: gs.Node, between: bool) -> bool:
         return True
     places = np.arange(1 + len(kept), rank, dtype=np.int64)
     replace_node(node, "Squeeze", [pooled, editor.constant(f"{node.name}/axes", places)])
+    return True
+
+
+def _pool_without_added_axes(graph: gs.Graph, node: gs.Node) -> bool:
+    """Whether a Squeeze took away what an Unsqueeze before a global pool had added."""
+    pool = producer(node.inputs[0])
+    if pool is None or pool.domain or pool.op not in ("GlobalAveragePool", "GlobalMaxPool"):
+        return False
+    added = maker_of(pool.inputs[0], "Unsqueeze")
+    if added is None or only_consumer(graph, pool.outputs[0]) is None:
+        return False
+    x, new, taken = added.inputs[0], reduction_axes(added), reduction_axes(node)
+    if x.shape is None or len(x.shape) < 3 or not new or not taken:
+        return False
+    rank = len(x.shape) + len(new)
+    places = {axis % rank for axis in new}
+    # Samples and channels stay where they are.
+    if min(places) < 2 or places != {axis % rank for axis in taken}:
+        return False
+    replace_node(node, pool.op, [x])
     return True

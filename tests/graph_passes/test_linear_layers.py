@@ -146,6 +146,46 @@ def test_signals_of_one_axis_are_images_too():
     same(text, {}, ["GlobalAveragePool"], normal(2, 3, 7))
 
 
+@pytest.mark.parametrize(("added", "taken"), [([-2], [2]), ([3], [-1]), ([2, 3], [-2, 2])])
+@pytest.mark.parametrize("op", ["GlobalAveragePool", "GlobalMaxPool"])
+def test_sequences_need_no_further_axes_to_be_pooled(op, added, taken):
+    text = "g (float[N, 3, L] x) => (float[N, 3, a] y) "
+    text += f"{{ u = Unsqueeze(x, added) p = {op}(u) y = Squeeze(p, taken) }}"
+    weights = {"added": np.array(added), "taken": np.array(taken)}
+    same(text, weights, [op], normal(2, 3, 7))
+
+
+def test_an_adaptive_pool_of_a_sequence_is_a_global_pool():
+    """As PyTorch's exporter writes AdaptiveAvgPool1d(1)."""
+    text = "g (float[N, 3, 7] x) => (float[N, 3, 1] y) "
+    text += "{ u = Unsqueeze(x, added) p = ReduceMean(u, both) y = Squeeze(p, added) }"
+    weights = {"added": np.array([-2]), "both": np.array([-1, -2])}
+    same(text, weights, ["GlobalAveragePool"], normal(2, 3, 7), opset=18)
+
+
+ADDED_AXES = {
+    "others taken away": ("s", "c, d", "u = Unsqueeze(s, two) p = GlobalMaxPool(u)"
+                          "y = Squeeze(p, both)"),
+    "before the channels": ("s", "b, c, d", "u = Unsqueeze(s, one) p = GlobalMaxPool(u)"
+                            "y = Squeeze(p, one)"),
+    "no others": ("x", "c, d", "u = Unsqueeze(x, two) p = GlobalMaxPool(u) y = Squeeze(p, two)"),
+    "all of size 1": ("s", "c, d", "u = Unsqueeze(s, two) p = GlobalMaxPool(u) y = Squeeze(p)"),
+    "a pool that is read twice": ("s", "a, b, c, d", "u = Unsqueeze(s, two) p = GlobalMaxPool(u)"
+                                  "q = Squeeze(p, two) v = Unsqueeze(q, two) y = Add(p, v)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ADDED_AXES)
+def test_added_axes_that_stay(name):
+    read, shape, body = ADDED_AXES[name]
+    sizes = {"s": "N, 3, L", "x": "N, 3"}[read]
+    weights = {"one": np.array([1]), "two": np.array([2]), "both": np.array([2, 3])}
+    g = graph(f"g (float[{sizes}] {read}) => (float[{shape}] y) {{ {body} }}", weights)
+    wanted = ops(g)
+    assert not unify_linear_layers(g)
+    assert ops(g) == wanted
+
+
 UNCHANGED = {
     "a bias that differs by sample": "p = MatMul(x, w) y = Add(p, rows)",
     "weights that are no matrix": "p = MatMul(x, stack) y = Add(p, b)",
