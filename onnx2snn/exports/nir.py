@@ -4,9 +4,9 @@ What a node means to a reader that knows nothing of this package, sample by samp
 
     Conv, Gemm, MatMul      Conv1d, Conv2d, Affine
     IF, ResetToZeroIF       IF: r = 1, v_reset = 0; it emits z, 0 or 1, where ours emits z V_th
-    AveragePool             AvgPool2d
-    Flatten, Reshape,       Flatten
-    Squeeze
+    AveragePool             AvgPool2d; over one axis a Conv1d that is 1/k in each channel
+    Flatten, Reshape,       Flatten; of an input to more axes: Input has the shape behind it
+    Squeeze, Unsqueeze
     Add                     edges that meet
     x + b, a x, one a and b per channel    a Conv of width 1, or an Affine, that is diagonal
 
@@ -71,8 +71,8 @@ def to_nir(
     """Write a spiking network as a NIR file (HDF5), whole or not at all; returns notes.
 
     snn: the file that ``convert`` made, or its model, or parts. The notes say, in words, what
-    readers of the file ignore. preprocessing: what is done to an input before the network, in
-    words. new: only if no file has that name by then.
+    readers of the file ignore, and which inputs have another shape there. preprocessing: what is
+    done to an input before the network, in words. new: only if no file has that name by then.
 
     Raises ``ModelError`` for a file that is no SNN, ``UnsupportedModelError`` naming all nodes
     that NIR cannot hold, ``OutputError`` where nothing can be written and ``Onnx2SnnError``
@@ -134,6 +134,10 @@ def _notes(writer: NirWriter) -> list[str]:
         "NIR has no place for v(0): it is metadata 'v_init' of the IF nodes, which sinabs and "
         "SpikingJelly ignore: they start at 0",
     ]
+    if writer.reshaped:
+        notes.append(
+            f"samples have another shape in the file than in the SNN: {', '.join(writer.reshaped)}"
+        )
     if any(node.metadata["reset"] == "subtract" for node in neurons):
         notes.append(
             "NIR's IF resets to v_reset; that these neurons subtract V_th is metadata 'reset', "

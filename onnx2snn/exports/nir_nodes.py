@@ -11,12 +11,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.errors import Refusal
-from onnx2snn.graph_passes.graph.affine import affine_of, per_channel, per_sample
+from onnx2snn.graph_passes.graph.affine import affine_of, per_sample
 from onnx2snn.graph_passes.graph.editing import (
     constant_value,
     free_name,
     is_floating,
+    only_consumer,
     optional_input,
+    producer,
 )
 from onnx2snn.graph_passes.graph.neurons import (
     DOMAIN,
@@ -28,6 +30,16 @@ from onnx2snn.graph_passes.graph.neurons import (
 )
 from onnx2snn.graph_passes.graph.operators import SPIKING_POOLS
 from onnx2snn.graph_passes.graph.windows import pads_itself, written_pads
+
+from .nir_signals import (
+    Refused,
+    Signal,
+    factors_of_channels,
+    require_axes,
+    sizes_of,
+    spread,
+    times,
+)
 
 RESETS = {"IF": "subtract", "ResetToZeroIF": "zero"}
 """The neurons that NIR's IF can stand for, and what a spike does to their potential."""
@@ -45,22 +57,6 @@ WIDEST_DIAGONAL = 4096
 
 
 @dataclass
-class Signal:
-    """A tensor in NIR: ``scale`` times the sum of what nodes ``sources`` emit.
-
-    ``shape``: that of a sample; ``scale`` broadcasts against it. None: 1.
-    """
-
-    sources: tuple[str, ...]
-    shape: tuple[int, ...]
-    scale: np.ndarray | None = None
-
-
-class Refused(Exception):  # noqa: N818
-    """Why a node cannot be written."""
-
-
-@dataclass
 class NirWriter:
     """Walks an SNN's graph and collects NIR nodes and edges, or all refusals."""
 
@@ -71,6 +67,7 @@ class NirWriter:
     refusals: list[Refusal] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
     unreadable: list[str] = field(default_factory=list)
+    reshaped: list[str] = field(default_factory=list)
     signals: dict[str, Signal] = field(default_factory=dict)
     scaled: dict[tuple, tuple[str, ...]] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
@@ -93,7 +90,7 @@ class NirWriter:
             except Refused as refused:
                 self.refusals.append(Refusal(node.name, node.op, str(refused)))
                 for tensor in node.outputs:  # Go on, to find all that is in the way.
-                    self.signals[tensor.name] = Signal((), _sizes(tensor) or ())
+                    self.signals[tensor.name] = Signal((), sizes_of(tensor) or ())
         for tensor in self.graph.outputs:
             if tensor.name not in states and not self.refusals:
                 signal = self.signals[tensor.name]
@@ -103,7 +100,7 @@ class NirWriter:
     # Nodes ------------------------------------------------------------------------------
 
     def _input(self, tensor: gs.Variable) -> None:
-        shape = _sizes(tensor)
+        shape = sizes_of(tensor)
         if shape is None:
             self.refusals.append(
                 Refusal(tensor.name, "input", "its sizes are not fixed: NIR files state them")
@@ -117,7 +114,7 @@ class NirWriter:
         writers: dict[str, Callable[[gs.Node], Signal]] = {
             "Conv": self._conv, "Gemm": self._linear, "MatMul": self._linear,
             "AveragePool": self._pool, "GlobalAveragePool": self._pool,
-            "Flatten": self._flatten, "Reshape": self._flatten, "Squeeze": self._flatten,
+            **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), self._reshape),
             "Add": self._arithmetic, "Sub": self._arithmetic,
             "Mul": self._arithmetic, "Div": self._arithmetic,
             "Neg": self._arithmetic, "BatchNormalization": self._arithmetic,
@@ -133,7 +130,7 @@ class NirWriter:
         tensors = (*node.inputs[: 1 if is_neuron(node) else None], node.outputs[0])
         for tensor in tensors:
             if isinstance(tensor, gs.Variable) and not tensor.is_empty():
-                _require_axes(tensor)
+                require_axes(tensor)
         return writers[node.op](node)
 
     def _neuron(self, node: gs.Node) -> Signal:
@@ -157,12 +154,12 @@ class NirWriter:
         if axes not in (1, 2):
             raise Refused("NIR has convolutions over one and two axes only")
         group = node.attrs.get("group", 1)
-        if (vector := _per_channel(x.scale, x.shape)) is None:
+        if (vector := factors_of_channels(x.scale, x.shape)) is None:
             x = Signal(self._realised(x, node.inputs[0].name), x.shape)
             vector = np.ones(x.shape[0])
         # Output channel o of a group reads the channels of that group.
         each = vector.reshape(group, -1).repeat(weight.shape[0] // group, axis=0)
-        scaled = _times(weight, each.reshape(*each.shape, *[1] * axes), x.scale)
+        scaled = times(weight, each.reshape(*each.shape, *[1] * axes), x.scale)
         settings = {
             "stride": node.attrs.get("strides", [1] * axes),
             "padding": _symmetric_pads(node, axes),
@@ -176,7 +173,7 @@ class NirWriter:
         )  # fmt: skip
         if group > 1 or len(set(weight.shape[2:])) > 1:
             self.unreadable.append(node.name)
-        return self._add(made, node.name, x.sources, _sizes(node.outputs[0]))
+        return self._add(made, node.name, x.sources, sizes_of(node.outputs[0]))
 
     def _linear(self, node: gs.Node) -> Signal:
         attrs = node.attrs
@@ -186,19 +183,20 @@ class NirWriter:
         if len(x.shape) != 1 or weight.ndim != 2:
             raise Refused("NIR's Affine takes samples of one axis")
         matrix = weight if attrs.get("transB", 0) else np.ascontiguousarray(weight.T)
-        scaled = _times(matrix, _spread(x.scale, x.shape)[None], x.scale)
+        scaled = times(matrix, spread(x.scale, x.shape)[None], x.scale)
         bias = self._bias(node, matrix.shape[0])
         made = self.nir.Affine(
             weight=scaled, bias=bias, metadata=self._arrays(node, matrix, scaled)
         )
-        return self._add(made, node.name, x.sources, _sizes(node.outputs[0]))
+        return self._add(made, node.name, x.sources, sizes_of(node.outputs[0]))
 
     def _pool(self, node: gs.Node) -> Signal:
         x, attrs = self._signal(node.inputs[0]), node.attrs
-        if len(x.shape) != 3:
-            raise Refused("NIR pools over two axes only")
+        axes = len(x.shape) - 1
+        if axes not in (1, 2):
+            raise Refused("NIR has pools over one and two axes only")
         kernel = attrs.get("kernel_shape", x.shape[1:])
-        pads = _symmetric_pads(node, 2)
+        pads = _symmetric_pads(node, axes)
         if any(pads) and not attrs.get("count_include_pad", 0):
             raise Refused(
                 "means over the padding's neighbours alone: NIR's pools count the pads; train with "
@@ -206,30 +204,58 @@ class NirWriter:
             )
         if attrs.get("ceil_mode", 0) or any(d != 1 for d in attrs.get("dilations", ())):
             raise Refused("NIR's pools have neither dilations nor ceil_mode")
-        strides = attrs.get("strides", [1, 1] if node.op == "AveragePool" else kernel)
-        if _per_channel(x.scale, x.shape) is None:
+        strides = attrs.get("strides", [1] * axes if node.op == "AveragePool" else kernel)
+        if factors_of_channels(x.scale, x.shape) is None:
             x = Signal(self._realised(x, node.inputs[0].name), x.shape)
-        made = self.nir.AvgPool2d(
-            np.array(kernel), np.array(strides), np.array(pads),
-            metadata=_label(node.name, node.op),
-        )  # fmt: skip
-        return self._add(made, node.name, x.sources, _sizes(node.outputs[0]), x.scale)
+        label = _label(node.name, node.op)
+        if axes == 2:
+            made = self.nir.AvgPool2d(
+                np.array(kernel), np.array(strides), np.array(pads), metadata=label
+            )
+        else:
+            channels, length = x.shape
+            weight, bias = self._mean(node, channels, kernel[0]), np.zeros(channels, self.dtype)
+            stride, pad, groups = int(strides[0]), int(pads[0]), channels // weight.shape[1]
+            made = self.nir.Conv1d(length, weight, stride, pad, 1, groups, bias, metadata=label)
+        return self._add(made, node.name, x.sources, sizes_of(node.outputs[0]), x.scale)
 
-    def _flatten(self, node: gs.Node) -> Signal:
-        x, shape = self._signal(node.inputs[0]), _sizes(node.outputs[0])
+    def _mean(self, node: gs.Node, channels: int, size: int) -> np.ndarray:
+        """The weight of a Conv1d for a mean: a matrix, where it can be, as more readers know."""
+        if wide := channels**2 * size > WIDEST_DIAGONAL**2:
+            self.unreadable.append(node.name)
+        each = np.ones((channels, 1)) if wide else np.eye(channels)
+        return (each[..., None].repeat(size, axis=2) / size).astype(self.dtype)
+
+    def _reshape(self, node: gs.Node) -> Signal:
+        x, shape = self._signal(node.inputs[0]), sizes_of(node.outputs[0])
         if shape != (math.prod(x.shape),) or node.attrs.get("axis", 1) != 1:
-            raise Refused("NIR reshapes samples to one axis only")
+            return self._reshaped_input(node, x, shape)
         if len(x.shape) == 1:
             return x
         made = self.nir.Flatten(np.array(x.shape), 0, -1, metadata=_label(node.name, node.op))
         scale = x.scale
         if scale is not None:
             # One number may have the axes of a sample too, which are none any more.
-            scale = scale.reshape(()) if scale.size == 1 else _spread(scale, x.shape).reshape(-1)
+            scale = scale.reshape(()) if scale.size == 1 else spread(scale, x.shape).reshape(-1)
         return self._add(made, node.name, x.sources, shape, scale)
 
+    def _reshaped_input(self, node: gs.Node, x: Signal, shape: tuple[int, ...] | None) -> Signal:
+        """The network's input, which takes in the file the shape that a node gives it."""
+        tensor = node.inputs[0]
+        if shape is None or math.prod(shape) != math.prod(x.shape) or producer(tensor) is not None:
+            raise Refused("NIR reshapes samples to one axis only")
+        if only_consumer(self.graph, tensor) is None:
+            raise Refused(
+                "NIR reshapes samples to one axis only: let the network take "
+                f"'{tensor.name}' as [N, {', '.join(map(str, shape))}]"
+            )
+        (key,) = x.sources
+        self.nodes[key] = self.nir.Input(np.array(shape), metadata=self.nodes[key].metadata)
+        self.reshaped.append(f"'{tensor.name}' as {list(shape)}, not {list(x.shape)}")
+        return Signal(x.sources, shape)
+
     def _arithmetic(self, node: gs.Node) -> Signal:
-        shape, affine = _sizes(node.outputs[0]), affine_of(self.graph, node)
+        shape, affine = sizes_of(node.outputs[0]), affine_of(self.graph, node)
         if affine is None:
             return self._sum(node, shape)
         x = self._signal(affine.x)
@@ -316,11 +342,11 @@ class NirWriter:
         metadata: dict[str, Any],
     ) -> Any:
         """A node for scale x + bias; where it can be, a matrix, which more readers know."""
-        a, b = _per_channel(scale, shape), _per_channel(bias, shape)
+        a, b = factors_of_channels(scale, shape), factors_of_channels(bias, shape)
         if a is None or b is None or shape[0] > WIDEST_DIAGONAL or len(shape) > 3:
             if np.any(bias):
                 raise Refused("NIR can add one constant for each channel, no more")
-            return self.nir.Scale(_spread(scale, shape).astype(self.dtype), metadata=metadata)
+            return self.nir.Scale(spread(scale, shape).astype(self.dtype), metadata=metadata)
         matrix, b = np.diag(a).astype(self.dtype), b.astype(self.dtype)
         if len(shape) == 1:
             return self.nir.Affine(weight=matrix, bias=b, metadata=metadata)
@@ -352,42 +378,6 @@ class NirWriter:
 
 def _label(name: str, op: str | None = None, **told: Any) -> dict[str, Any]:
     return {"onnx2snn": json.dumps({"name": name} | ({"op": op} if op else {}) | told)}
-
-
-def _sizes(tensor: gs.Tensor) -> tuple[int, ...] | None:
-    """The shape of a sample; None where a size is not fixed."""
-    if tensor.shape is None or not all(isinstance(size, int) for size in tensor.shape[1:]):
-        return None
-    return tuple(tensor.shape[1:])
-
-
-def _require_axes(tensor: gs.Variable) -> None:
-    sizes = _sizes(tensor)
-    if sizes is None:
-        raise Refused(f"the sizes of '{tensor.name}' are not fixed: NIR files state them")
-    if not sizes:
-        raise Refused(
-            f"a sample of '{tensor.name}' is one number, and NIR's nodes want an axis: make it "
-            "[N, 1], as without a Squeeze"
-        )
-
-
-def _spread(scale: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    return np.array(np.broadcast_to(1.0 if scale is None else scale, shape))
-
-
-def _per_channel(scale: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
-    """A factor for each channel, [C]; None if it differs within one."""
-    factors = per_channel(np.ones(()) if scale is None else scale, len(shape) + 1)
-    return None if factors is None else np.array(np.broadcast_to(factors, shape[0]))
-
-
-def _times(weight: np.ndarray, factors: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
-    """W' = W V_th, rounded once; W itself if there is nothing to do."""
-    if scale is None:
-        return weight
-    scaled: np.ndarray = (weight.astype(np.float64) * factors).astype(weight.dtype)
-    return scaled
 
 
 def _symmetric_pads(node: gs.Node, axes: int) -> list[int]:

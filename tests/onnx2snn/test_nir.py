@@ -76,6 +76,29 @@ def sequence():
     ), (4, 12)  # fmt: skip
 
 
+def pooled_sequence():
+    """Averages of one axis, that of all places as PyTorch's exporter writes AdaptiveAvgPool1d."""
+    return of_text(
+        "net (float[N, 4, 12] x) => (float[N, 3] y) { "
+        "a = Conv(x, w1) r1 = Relu(a) n1 = Min(r1, t1) "
+        "p = AveragePool<kernel_shape = [4], strides = [2], pads = [1, 1], count_include_pad = 1>"
+        "(n1) b = Conv(p, w2) r2 = Relu(b) n2 = Min(r2, t2) u = Unsqueeze(n2, axis) "
+        "m = ReduceMean<axes = [-1, -2]>(u) s = Squeeze(m, axis) f = Flatten(s) y = Gemm(f, w3) }",
+        w1=eighths(4, 4, 1), t1=powers(), w2=eighths(3, 4, 3), t2=powers(), w3=eighths(3, 3),
+        axis=np.array([-2]),
+    ), (4, 12)  # fmt: skip
+
+
+def added_channel(op="Unsqueeze"):
+    """An input without an axis of channels."""
+    return of_text(
+        f"net (float[N, 4, 6] x) => (float[N, 3, 1, 1] y) {{ i = {op}(x, axes) a = Conv(i, w) "
+        "r = Relu(a) n = Min(r, t) y = GlobalAveragePool(n) }",
+        w=eighths(3, 1, 3, 3), t=powers(),
+        axes=np.array([1] if op == "Unsqueeze" else [-1, 1, 4, 6]),
+    ), (4, 6)  # fmt: skip
+
+
 def image(seed=0):
     """A prologue, depthwise, rectangular kernels, pools, identity shortcuts, three outputs."""
     return of_text(
@@ -165,7 +188,8 @@ def dyadic_network(seed):
 
 
 EXACT = {
-    "perceptron": perceptron, "sequence": sequence, "image": image, "hard reset": hard_reset,
+    "perceptron": perceptron, "sequence": sequence, "pooled sequence": pooled_sequence,
+    "image": image, "hard reset": hard_reset,
     "differences": differences, "turned round": turned_round, "alike": alike,
     "one channel, Gemm": lambda: one_channel("f = Flatten(r) y = Gemm(f, u)"),
     "one channel, MatMul": lambda: one_channel(
@@ -204,7 +228,7 @@ def typed(dtype):
 
 
 EVERY = EXACT | {
-    "rounded": rounded, "random v(0)": random_v_init,
+    "rounded": rounded, "random v(0)": random_v_init, "added channel": added_channel,
     "demo": lambda: (convert(demo_network()).model, (1, 28, 28)),
     **{dtype: lambda dtype=dtype: typed(dtype) for dtype in ("float16", "float64")},
 }  # fmt: skip
@@ -248,6 +272,30 @@ def sorted_by_label(path, outputs, snn):
         if isinstance(node, nir.Output)
     }
     return [outputs[labels[o.name]] for o in snn.graph.output if o.name in labels]
+
+
+@pytest.mark.parametrize("op", ["Unsqueeze", "Reshape"])
+def test_an_input_has_the_shape_with_the_axes_that_are_added_to_it(op, tmp_path):
+    snn, shape = added_channel(op)
+    notes = to_nir(snn, tmp_path / "net.nir")
+    assert any("'x' as [1, 4, 6], not [4, 6]" in note for note in notes)
+    x = inputs(shape)
+    ((found,), (spikes,)) = map(dict.values, nir_steps.run(tmp_path / "net.nir", x[:, None], T))
+    result = SpikingSession(snn).run(x, T)
+    np.testing.assert_allclose(found, result.output, rtol=1e-6)
+    (counts,) = result.spike_counts.values()
+    assert spikes.sum() == counts.sum() > 0
+
+
+def test_averages_of_many_channels_have_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr("onnx2snn.exports.nir_nodes.WIDEST_DIAGONAL", 4)
+    snn, shape = pooled_sequence()
+    notes = "\n".join(to_nir(snn, tmp_path / "net.nir"))
+    assert "SpikingJelly reads no groups" in notes
+    x = inputs(shape)
+    ((found,), _) = map(dict.values, nir_steps.run(tmp_path / "net.nir", x, T))
+    wanted = SpikingSession(snn).run(x, T).output
+    np.testing.assert_array_equal(found.astype(np.float32), wanted)
 
 
 # What is refused ------------------------------------------------------------------------
@@ -319,6 +367,16 @@ def test_sizes_that_are_not_fixed_are_refused(tmp_path):
 def test_samples_of_one_number(tmp_path, text, tensor):
     snn = of_text(text, zero=np.float32(0), one=np.float32(1), w=powers(3, 1), axis=np.array([1]))
     with pytest.raises(UnsupportedModelError, match=f"a sample of '{tensor}' is one number"):
+        to_nir(snn, tmp_path / "net.nir")
+
+
+def test_axes_added_to_an_input_that_is_read_again_are_refused_with_what_to_do(tmp_path):
+    snn = of_text(
+        "net (float[N, 4, 6] x) => (float[N, 1, 4, 6] y, float[N, 4, 6] z) { "
+        "i = Unsqueeze(x, axis) y = Clip(i, zero, one) z = Clip(x, zero, one) }",
+        axis=np.array([1]), zero=np.float32(0), one=np.float32(1),
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match=r"take 'x' as \[N, 1, 4, 6\]"):
         to_nir(snn, tmp_path / "net.nir")
 
 
@@ -505,7 +563,7 @@ def test_a_file_reads_no_other_file(snn, tmp_path):
 # Other readers ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["perceptron", "demo"])
+@pytest.mark.parametrize("name", ["perceptron", "pooled sequence", "added channel", "demo"])
 def test_nirs_own_type_check_passes(name, tmp_path):
     to_nir(EVERY[name]()[0], tmp_path / "net.nir")
     assert nir.read(tmp_path / "net.nir").nodes
@@ -522,12 +580,16 @@ def chain():
     ), (2, 8, 8)  # fmt: skip
 
 
-@pytest.mark.parametrize("simulator", ["spikingjelly", "sinabs"])
-def test_other_simulators_differ_by_what_they_ignore_and_nothing_else(simulator, tmp_path):
+# sinabs 3.1 reads no Conv1d.
+@pytest.mark.parametrize(
+    ("simulator", "network"),
+    [("spikingjelly", chain), ("spikingjelly", pooled_sequence), ("sinabs", chain)],
+)
+def test_other_simulators_differ_by_what_they_ignore_and_nothing_else(simulator, network, tmp_path):
     pytest.importorskip(simulator)
     nir_readers = pytest.importorskip("nir_readers")
     read, settings = getattr(nir_readers, simulator), getattr(nir_readers, simulator.upper())
-    snn, shape = chain()
+    snn, shape = network()
     to_nir(snn, tmp_path / "net.nir")
     x = inputs(shape, 6)
     own = SpikingSession(snn).run(x, T)
