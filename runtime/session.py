@@ -315,7 +315,8 @@ class SpikingSession:
         ``m/<neuron>``, the spikes so far of a neuron that can take them back, and, where the
         read-out is an average of all time-steps so far, what it has summed and the number of
         time-steps, ``v/clock``. Set it (a dict of the same form, or a part of one) to let ``step``
-        go on from there, in this session or another; ``run`` starts at v(0) regardless.
+        go on from there, in this session or another, after ``reset`` if it ran another N before;
+        ``run`` starts at v(0) regardless.
         """
         return self._progress.state()
 

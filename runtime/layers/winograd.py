@@ -13,8 +13,9 @@ are 2 x 2 results, with
           0  1  0 -1          0    0    1
 
 For each of the 16 places of the product the sum over channels, for all tiles, is one product of
-matrices [tiles, C] [C, C']. With weights that are whole multiples of a power of two all of it is
-as exact as the convolution; others are rounded in another order.
+matrices [tiles, C] [C, C']. Of weights that are whole multiples of a power of two it takes two
+binary digits more than the convolution: it is exact where the sums of that have up to 22. Others
+are rounded in another order.
 
 Images have their channels last, so that all else is sums of long rows. With E the even and O the
 odd rows of an image (or of its columns), the four of B^T d of all tiles are
