@@ -157,6 +157,8 @@ def _notes(writer: NirWriter) -> list[str]:
         notes.append(
             "SpikingJelly refuses Scale nodes, as the file has; sinabs leaves them out, in silence"
         )
+    if "Conv1d" in kinds:
+        notes.append("sinabs cannot read Conv1d nodes, as the file has")
     if "AvgPool2d" in kinds:
         notes.append("sinabs leaves out AvgPool2d nodes, as the file has, in silence")
     return notes

@@ -243,7 +243,7 @@ class NirWriter:
         """The network's input, which takes in the file the shape that a node gives it."""
         tensor = node.inputs[0]
         if shape is None or math.prod(shape) != math.prod(x.shape) or producer(tensor) is not None:
-            raise Refused("NIR reshapes samples to one axis only")
+            raise Refused("NIR reshapes samples to one axis only, or an input before anything else")
         if only_consumer(self.graph, tensor) is None:
             raise Refused(
                 "NIR reshapes samples to one axis only: let the network take "

@@ -380,6 +380,16 @@ def test_axes_added_to_an_input_that_is_read_again_are_refused_with_what_to_do(t
         to_nir(snn, tmp_path / "net.nir")
 
 
+def test_axes_added_behind_a_layer_are_refused(tmp_path):
+    snn = of_text(
+        "net (float[N, 4, 6] x) => (float[N, 1, 4, 6] y) { c = Clip(x, zero, one) "
+        "y = Unsqueeze(c, axis) }",
+        axis=np.array([1]), zero=np.float32(0), one=np.float32(1),
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match="or an input before anything else"):
+        to_nir(snn, tmp_path / "net.nir")
+
+
 @pytest.mark.parametrize("last", ["Mul(p, t)", "Add(c, p)", "Add(p, c)"])
 def test_what_is_repeated_along_an_axis_is_refused(last, tmp_path):
     snn = of_text(
@@ -615,3 +625,4 @@ def test_notes_say_what_readers_ignore(tmp_path):
     notes = "\n".join(to_nir(image()[0], tmp_path / "b.nir"))
     for word in ("v(0)", "grouped", "AvgPool2d", "meet", "one V_th"):
         assert word in notes
+    assert "cannot read Conv1d" in to_nir(pooled_sequence()[0], tmp_path / "c.nir")[-1]
