@@ -373,13 +373,14 @@ def pads_of(node: gs.Node) -> np.ndarray | None:
     Nor are they, in a damaged file, where they are not two for each axis.
     """
     pads, shape = constant_value(node.inputs[1]), node.inputs[0].shape
-    if pads is None or shape is None:
-        return None
     given = optional_input(node, 3)
-    axes = np.arange(len(shape)) if given is None else constant_value(given)
+    if pads is None or (shape is None and given is not None):
+        return None
+    rank = pads.size // 2 if shape is None else len(shape)
+    axes = np.arange(rank) if given is None else constant_value(given)
     if axes is None or pads.size != 2 * axes.size:
         return None
-    all_axes = np.zeros((2, len(shape)), np.int64)
+    all_axes = np.zeros((2, rank), np.int64)
     all_axes[:, axes] = pads.reshape(2, -1)
     return all_axes
 

@@ -156,7 +156,7 @@ def _move(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | 
 
 def _move_pad(editor: Editor, node: gs.Node, permutation: list[int]) -> list[int] | None:
     pads = pads_of(node)
-    if pads is None:
+    if pads is None or pads.shape[1] != len(permutation):
         return None
     # All axes are written out: ONNX Runtime's own moving of Transposes overlooks their choice.
     moved = np.empty_like(pads)

@@ -81,6 +81,15 @@ def test_pads_that_stay(more):
     assert g.nodes[0].attrs["auto_pad"] == "SAME_UPPER"
 
 
+def test_pads_of_a_tensor_of_unknown_shape():
+    g = graph(f"{SIGNATURE} {{ r = Relu(x) p = Pad(r, pads) {CONV} }}", constants())
+    before = run(g, X)
+    g.nodes[0].outputs[0].shape = None
+    changes_once(fold_pads, g)
+    assert ops(g) == ["Relu", "Conv"]
+    np.testing.assert_array_equal(run(g, X), before)
+
+
 def test_what_a_file_says_of_sizes_need_not_be_so():
     weights = {"w": np.ones((3, 2, 3, 3), np.float32), "none": np.zeros(0, np.float32),
                "scales": np.array([1, 1, 0.5, 0.29], np.float32)}  # fmt: skip
