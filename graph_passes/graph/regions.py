@@ -201,7 +201,9 @@ def divisors(graph: gs.Graph, is_neuron: Callable[[gs.Node], bool] | None = _may
 
     for node in reversed(graph.nodes):
         used = [tensor for tensor in node.outputs if tensor.outputs or tensor.name in outputs]
-        if not used or is_layer(node) or node.domain or any(t.name in outputs for t in used):
+        if not used or any(t.name in outputs for t in used):
+            continue
+        if is_layer(node) or node.domain or subgraphs_of(node):
             continue
         if (_is_reciprocal(node) and is_factor(used[0])) or all(
             divides(reader, t) for t in used for reader in t.outputs
