@@ -128,7 +128,7 @@ def from_arrays(
     For a network with several inputs, x has each by its name. Raises ``DataError`` if x is
     empty, its arrays are of different lengths, or y does not fit it.
     """
-    y = None if y is None else as_array(y, f"'{name}: y'")
+    y = None if y is None else as_array(y, f"'{name}': y")
     if isinstance(x, Mapping):
         if not x:
             raise DataError(f"'{name}' holds no arrays")
@@ -271,9 +271,20 @@ def _cure_of(y: np.ndarray, samples: int) -> str:
         return ", of which y.argmax(1) makes labels if it is one-hot"
     if y.size == samples and y.dtype.kind in "iufb" and np.array_equal(y, np.rint(y)):
         return ", of which y.ravel().astype(int) makes labels"
-    if y.shape == (samples,) and y.dtype.kind in "OSU":
-        return f", of which {NUMBERED} makes labels, the classes in sorted order"
-    return ""
+    if y.shape != (samples,) or y.dtype.kind not in "OSU":
+        return ""
+    if _are_whole(y):
+        return ", of which y.astype(int) makes labels"
+    return f", of which {NUMBERED} makes labels, the classes in sorted order"
+
+
+def _are_whole(values: np.ndarray) -> bool:
+    """Whether texts or objects are whole numbers."""
+    try:
+        numbers = values.astype(float)
+    except (TypeError, ValueError):
+        return False
+    return np.array_equal(numbers, np.rint(numbers))
 
 
 def checked(data: Data, y: np.ndarray | None) -> Data:

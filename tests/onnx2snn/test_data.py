@@ -384,7 +384,9 @@ def test_no_data(source):
     [(np.eye(3)[[0, 1, 2]], r"y\.argmax\(1\)"), (np.ones((3, 1), int), r"y\.ravel\(\)"),
      (np.ones(3), r"astype\(int\)"), (np.ones(4), r"\[4\];"), (np.full(3, 0.5), r"\[3\];"),
      (["cat", "dog", "cat"], r"np\.unique\(y, return_inverse=True\)\[1\] makes labels"),
-     (np.array(["cat", "dog", "cat"], object), r"np\.unique\(y"), (["cat"], r"\[1\];")],
+     (np.array(["cat", "dog", "cat"], object), r"np\.unique\(y"), (["cat"], r"\[1\];"),
+     (["2", "10", "0"], r"which y\.astype\(int\)"),
+     (np.array([3, 7, 9], object), r"which y\.astype\(int\)")],
 )  # fmt: skip
 def test_what_makes_labels_is_told(y, cure):
     with pytest.raises(DataError, match=f"y must hold one integer label .*{cure}"):
