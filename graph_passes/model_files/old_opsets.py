@@ -46,7 +46,10 @@ def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         ) from error
     # Of an input that is an output, too, the converter knows one shape alone.
     replace_all(converted.graph.input, structure.graph.input)
-    replace_all(converted.graph.output, structure.graph.output)
+    inputs = {info.name for info in structure.graph.input}
+    for info, declared in zip(converted.graph.output, structure.graph.output, strict=True):
+        if info.name in inputs:
+            info.CopyFrom(declared)
     if opset < 11:
         _give_types(converted.graph, types)
         _place_samples(converted.graph, {})

@@ -5,7 +5,7 @@ What a node means to a reader that knows nothing of this package, sample by samp
     Conv, Gemm, MatMul      Conv1d, Conv2d, Affine
     IF, ResetToZeroIF       IF: r = 1, v_reset = 0; it emits z, 0 or 1, where ours emits z V_th
     AveragePool             AvgPool2d; over one axis a Conv1d that is 1/k in each channel
-    Flatten, Reshape,       Flatten; of an input to more axes: Input has the shape behind it
+    Flatten, Reshape,       Flatten; of an input to several axes: Input has the shape behind it
     Squeeze, Unsqueeze
     Add                     edges that meet
     x + b, a x, one a and b per channel    a Conv of width 1, or an Affine, that is diagonal

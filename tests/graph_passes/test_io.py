@@ -600,14 +600,6 @@ def test_upgrading_leaves_what_it_is_given(tmp_path):
     assert parts.structure.SerializeToString() == before
 
 
-def test_of_several_imports_of_one_domain_the_last_holds():
-    """As in a file that is read."""
-    text = "g (float[N, 2, 3] x) => (float[N, 2, 3] y) { y = Hardmax(x) }"
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 11]> {text}')
-    model.opset_import.append(onnx.helper.make_opsetid("", 17))
-    assert [node.op_type for node in upgrade_opset(model).graph.node] == ["Hardmax"]
-
-
 def test_weights_of_a_graph_are_not_shared_with_the_file(tmp_path):
     proto = model(TEXT, {"w": WEIGHT})
     g = to_graph(proto)
