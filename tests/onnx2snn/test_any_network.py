@@ -442,8 +442,10 @@ def test_a_branch_is_a_layer_if_weights_are_in_it(inside, converts):
 
 def test_a_branch_that_makes_a_divisor_is_no_part_of_a_norm():
     text = "net (float[N, 6] x) => (float[N, 3] y) { a = MatMul(x, w) r = Relu(a) "
-    text += "n = ReduceMax<keepdims = 0>(x) k = Greater(n, two) s = ReduceSum<keepdims = 1>(r, last) d = If (k) <"
-    text += "then_branch = one () => (float[N, 1] o) { o = Add(s, two) }, "
+    text += (
+        "n = ReduceMax<keepdims = 0>(x) k = Greater(n, two) s = ReduceSum<keepdims = 1>(r, last) "
+    )
+    text += "d = If (k) <then_branch = one () => (float[N, 1] o) { o = Add(s, two) }, "
     text += "else_branch = other () => (float[N, 1] p) { p = Add(s, tiny) }> "
     text += "m = Div(r, d) b = MatMul(m, v) y = Relu(b) }"
     numbers = {"two": np.float32(2), "tiny": np.float32(1e-3), "last": np.array([1])}
