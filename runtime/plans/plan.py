@@ -228,7 +228,9 @@ def with_weights(plan: Plan) -> Plan:
     """The plan with graphs that hold their weights themselves."""
     parts = {name: getattr(plan, name) for name in ("prologue", "step", "epilogue", "read_out")}
     whole: dict[str, Any] = {
-        name: attach(ModelParts(part, plan.weights)) for name, part in parts.items() if part
+        name: attach(ModelParts(part, plan.weights))
+        for name, part in parts.items()
+        if part is not None
     }
     return replace(plan, **whole, weights={})
 
