@@ -90,8 +90,11 @@ def check_stateful(
         if held is None and default is not None:
             held = onnx.numpy_helper.to_array(default)
         if held is None or not np.array_equal(np.ravel(held), np.ravel(start)):
-            why = f"has a default of its state '{read}' that is not its start, so runtimes would "
-            raise _refusal(node, why + "disagree about v(0)")
+            raise _refusal(
+                node,
+                f"has a default of its state '{read}' that is not its start, so runtimes would "
+                "disagree about v(0)",
+            )
 
 
 def _refusal(node: onnx.NodeProto, why: str) -> ModelError:

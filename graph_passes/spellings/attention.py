@@ -106,9 +106,9 @@ def _attention(editor: Editor, node: gs.Node) -> bool:
     axis, size = (1, q.shape[2]) if beside else (2, q.shape[3])
     scale = _scale(node, size // heads if beside and isinstance(size, int) else size)
     # Since opset 24 a mask may be of the first keys alone, which leaves out the others.
-    last = None if mask is None else (mask.shape or [None])[-1]
-    short = editor.graph.opset >= _SHORT_MASKS and not _are_alike(last, k.shape[axis])
-    if scale is None or (mask is not None and short):
+    if mask is not None and editor.graph.opset >= _SHORT_MASKS and not _is_as_long(mask, k, axis):
+        return False
+    if scale is None:
         return False
     added = [] if mask is None else [_as_number(editor, node, mask)]
     if node.attrs.get("is_causal", 0):
@@ -127,6 +127,11 @@ def _attention(editor: Editor, node: gs.Node) -> bool:
         v = editor.node("Gather", f"{node.name}/v_of_each", [v, index], {"axis": 1})
     _attend(editor, node, [q, k, v], scale, added, beside, blind)
     return True
+
+
+def _is_as_long(mask: gs.Tensor, keys: gs.Tensor, axis: int) -> bool:
+    """Whether a mask is known to be of all keys."""
+    return _are_alike((mask.shape or [None])[-1], keys.shape[axis])
 
 
 def _are_alike(size: int | str | None, other: int | str | None) -> bool:

@@ -370,23 +370,18 @@ def test_samples_of_one_number(tmp_path, text, tensor):
         to_nir(snn, tmp_path / "net.nir")
 
 
-def test_axes_added_to_an_input_that_is_read_again_are_refused_with_what_to_do(tmp_path):
-    snn = of_text(
-        "net (float[N, 4, 6] x) => (float[N, 1, 4, 6] y, float[N, 4, 6] z) { "
-        "i = Unsqueeze(x, axis) y = Clip(i, zero, one) z = Clip(x, zero, one) }",
-        axis=np.array([1]), zero=np.float32(0), one=np.float32(1),
-    )  # fmt: skip
-    with pytest.raises(UnsupportedModelError, match=r"take 'x' as \[N, 1, 4, 6\]"):
-        to_nir(snn, tmp_path / "net.nir")
-
-
-def test_axes_added_behind_a_layer_are_refused(tmp_path):
-    snn = of_text(
-        "net (float[N, 4, 6] x) => (float[N, 1, 4, 6] y) { c = Clip(x, zero, one) "
-        "y = Unsqueeze(c, axis) }",
-        axis=np.array([1]), zero=np.float32(0), one=np.float32(1),
-    )  # fmt: skip
-    with pytest.raises(UnsupportedModelError, match="or an input before anything else"):
+@pytest.mark.parametrize(("text", "why"), [
+    # The input is read again.
+    ("net (float[N, 4, 6] x) => (float[N, 1, 4, 6] y, float[N, 4, 6] z) { "
+     "i = Unsqueeze(x, axis) y = Clip(i, zero, one) z = Clip(x, zero, one) }",
+     r"take 'x' as \[N, 1, 4, 6\]"),
+    # Behind a layer.
+    ("net (float[N, 4, 6] x) => (float[N, 1, 4, 6] y) { c = Clip(x, zero, one) "
+     "y = Unsqueeze(c, axis) }", "or an input before anything else"),
+])  # fmt: skip
+def test_axes_that_are_not_of_an_input_alone_are_refused(tmp_path, text, why):
+    snn = of_text(text, axis=np.array([1]), zero=np.float32(0), one=np.float32(1))
+    with pytest.raises(UnsupportedModelError, match=why):
         to_nir(snn, tmp_path / "net.nir")
 
 
