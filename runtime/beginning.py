@@ -13,7 +13,7 @@ from onnx2snn.graph_passes.model_files.weights import ModelParts
 from .choices.costs import costs_of
 from .cuda_graphs import require_capturable
 from .derived_sums import DerivedSums
-from .plans.graphs import only
+from .plans.graphs import names_read, only
 from .precision import PlanInPrecision
 from .progress import Progress
 from .prologue import Prologue
@@ -23,6 +23,9 @@ from .sessions import SELDOM, SELDOM_LEAN, Use, cores_of, create_session
 from .states import DeviceStates
 from .sums import Sums, carried_sums
 from .time_steps import TimeSteps
+
+SMALL_PART = 32
+"""Of a budget, prologue and read-outs hold at most one byte in so many as weights of their own."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,19 @@ class Beginning:
     threads: int | None
     in_chunks: bool
     max_memory: int | None
+
+    @cached_property
+    def _copied(self) -> int:
+        """Bytes of the weights that prologue and read-outs read."""
+        plan, names = self.network.plan, set[str]()
+        for model in filter(None, (plan.prologue, plan.epilogue, plan.read_out)):
+            names |= names_read(model)
+        return sum(v.nbytes for name, v in plan.weights.items() if name in names)
+
+    @property
+    def _holds_copies(self) -> bool:
+        """Whether prologue and read-outs hold their weights once more, which makes them faster."""
+        return self.max_memory is None or SMALL_PART * self._copied <= self.max_memory
 
     @cached_property
     def prologue(self) -> Prologue:
@@ -79,6 +95,7 @@ class Beginning:
             in_chunks=self.in_chunks,
             derived_counts=derived is not None,
             kept=sums.kept,
+            held=self._copied if self.max_memory is not None and self._holds_copies else 0,
             nodes=sum(len(model.graph.node) for model in others if model is not None),
             max_memory=self.max_memory,
         )
@@ -87,8 +104,8 @@ class Beginning:
         return Progress(plan, prologue, time_steps, states, sums, averages)
 
     def _create_seldom(self, model: onnx.ModelProto | ModelParts) -> Any:
-        """A session that runs seldom: within a budget it holds no weights of its own."""
-        return self._create(model, SELDOM if self.max_memory is None else SELDOM_LEAN)
+        """A session that runs seldom, perhaps without weights of its own."""
+        return self._create(model, SELDOM if self._holds_copies else SELDOM_LEAN)
 
     def _create(
         self,

@@ -115,9 +115,7 @@ class TimeSteps:
         """How many of so many samples run together."""
         if not self.on_cpu or not self.costs.in_chunks:
             return groups_of_all(samples)
-        groups = groups_of(self.step, self.states, shapes, samples, self.cores)
-        # A budget counts on groups in all runs.
-        return groups if self.costs.max_memory is None else groups_of_all(groups.long)
+        return groups_of(self.step, self.states, shapes, samples, self.cores)
 
     def states_have_rows(self, choice: Choice, samples: int) -> bool:
         """Whether states have a row for each of so many samples, along axis 0, as inputs do.

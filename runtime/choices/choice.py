@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ from .chunks import (
 )
 from .costs import Costs
 from .estimate import Estimate
-from .groups import Groups
+from .groups import Groups, groups_of_all
 from .memory import Memory
 from .rows import Shape
 from .run import Run
@@ -165,6 +165,11 @@ def choose(costs: Costs, run: Run, layout: Layout | None, shapes: Mapping[str, S
     """
     # Without tiles chunks may fit that otherwise do not.
     with_tiles = (True, False) if costs.free else (False,)
+    if costs.max_memory is not None:
+        best = Estimate(costs, run, with_tiles[0], layout)
+        if not best.fits(best.lengths_of_chunks[0]):
+            # Nor do as many samples in single time-steps and short chunks as take least time.
+            run = replace(run, groups=groups_of_all(run.groups.long))
     full = [Estimate(costs, run, tiles, layout) for tiles in with_tiles]
     lean = []
     if costs.may_be_lean and (costs.in_chunks or costs.max_memory is not None):

@@ -21,10 +21,11 @@ class Costs:
     weights that layers may read in another way. ``may_be_lean``: whether graphs may read one
     copy of the weights, as they are. ``in_chunks``: whether chunks are wanted at all.
     ``derived_counts``: whether spike counts follow from membrane potentials. ``kept``: the states
-    of which each read-out keeps a copy. ``cast``: the states in float16, which a CPU casts at each
-    operator. ``nodes``: how many the session's graphs besides those of
-    time-steps have. ``max_memory``: bytes; None lets a chunk take ``EXTRA_ACTIVATIONS`` more than a
-    time-step, where it is not lean, and refuses nothing.
+    of which each read-out keeps a copy. ``held``: bytes of weights that the graphs besides those of
+    time-steps hold once more, where a budget counts on it. ``cast``: the states in float16, which a
+    CPU casts at each operator. ``nodes``: how many the session's graphs besides those of time-steps
+    have. ``max_memory``: bytes; None lets a chunk take ``EXTRA_ACTIVATIONS`` more than a time-step,
+    where it is not lean, and refuses nothing.
     """
 
     peaks: Peaks
@@ -35,6 +36,7 @@ class Costs:
     in_chunks: bool
     derived_counts: bool
     kept: frozenset[str]
+    held: int
     cast: tuple[str, ...]
     nodes: int
     max_memory: int | None
@@ -49,6 +51,7 @@ def costs_of(
     in_chunks: bool,
     derived_counts: bool,
     kept: frozenset[str],
+    held: int,
     nodes: int,
     max_memory: int | None,
 ) -> Costs:
@@ -78,6 +81,7 @@ def costs_of(
         in_chunks=in_chunks,
         derived_counts=derived_counts,
         kept=kept,
+        held=held,
         cast=tuple(s.read for s in states if on_cpu and s.start.dtype == np.float16),
         nodes=nodes,
         max_memory=max_memory,

@@ -156,12 +156,12 @@ class Estimate:
     def with_lengths_between(self, chunks: tuple[int, ...]) -> tuple[range, Memory]:
         """The lengths of chunks besides these, and the memory with graphs for all of them.
 
-        By default as many, from the shortest on, as fit ``EXTRA_ACTIVATIONS``, and of lean graphs
-        ``LEAN_SHARE``. None within a budget, which counts on ``chunks`` alone, nor where graphs
-        give back what they keep while others run, which one that runs again and again does not.
+        As many, from the shortest on, as fit ``EXTRA_ACTIVATIONS``, the budget, and by default, of
+        lean graphs, ``LEAN_SHARE``. None where graphs give back what they keep while others run,
+        which one that runs again and again does not.
         """
         memory = self.memory(chunks)
-        if self.costs.max_memory is not None or not chunks or memory.gives_back:
+        if not chunks or memory.gives_back:
             return range(0), memory
         possible = self._possible_between(chunks)
         for longest in reversed(possible):
@@ -290,16 +290,17 @@ class Estimate:
         """Bytes of all copies of weights."""
         costs = self.costs
         weights, copied = costs.weights, costs.copied
+        shared = weights + costs.held
         if self.lean:
             matrices = bool(chunks) * sum(tiles.bytes_of_matrices for tiles in self.tiled.values())
-            return weights + matrices + sum(map(self._own, (*chunks, 1)))
+            return shared + matrices + sum(map(self._own, (*chunks, 1)))
         # One graph of time-steps, and one while it is made; or, while weights are rounded to 8
         # bits, what they were.
         made = max(2 * copied, weights - copied)
         # Chunks share what they have in the layout of the CPU, and what is in other units.
         first = max(map(self._weights_first, chunks), default=0)
         once = self._shared * bool(chunks) + first
-        return weights + made + once + sum(map(self._own, chunks))
+        return shared + made + once + sum(map(self._own, chunks))
 
     def _own(self, timesteps: int) -> int:
         """Bytes of weights that the graph of a chunk of so many time-steps holds itself."""

@@ -12,7 +12,7 @@ from onnx_text import model
 
 from onnx2snn import DataError, SpikingSession, convert, from_arrays
 from onnx2snn.graph_passes.model_files.weights import detach
-from onnx2snn.runtime import sums
+from onnx2snn.runtime import beginning, sums
 from onnx2snn.runtime.choices import chunks, estimate, memory
 from onnx2snn.runtime.choices.estimate import Estimate
 from onnx2snn.runtime.derived_sums import MOST_STEPS
@@ -117,8 +117,15 @@ def test_what_no_other_length_takes_is_left_over_of_all_chunks():
         assert in_turn(chosen, timesteps) == wanted
 
 
+@pytest.fixture
+def chunks_alone(monkeypatch):
+    """There are no lengths between those of chunks."""
+    monkeypatch.setattr(estimate, "lengths_between", lambda *_: range(0))
+
+
+@pytest.mark.usefixtures("chunks_alone")
 def test_without_other_lengths_it_runs_one_at_a_time():
-    chosen = SpikingSession(wide(), threads=1, max_memory=2**30).chosen(zeros(3))
+    chosen = SpikingSession(wide(), threads=1).chosen(zeros(3))
     assert not chosen.between
     chosen = replace(chosen, chunks=(16, 8, 4))
     for timesteps, wanted in ((23, [1, 1, 1, 16, 4]), (28, [16, 8, 4]), (5, [1, 4]), (3, [1] * 3)):
@@ -128,7 +135,7 @@ def test_without_other_lengths_it_runs_one_at_a_time():
 @pytest.mark.parametrize("cached", [0, 2**18])
 def test_lengths_between_are_as_many_as_fit(monkeypatch, cached):
     monkeypatch.setattr(chunks, "CACHED", cached)
-    without = SpikingSession(wide(), threads=1, max_memory=2**30).chosen(zeros(3)).memory
+    without = memory_of_chunks_alone(monkeypatch)
     # Time-batched, as all layers are then, 2 time-steps take less than 1 + 1.
     fewest, longest = 3 if cached else 2, []
     for room in (2**28, 2**22, 2**21, 2**20, 2**19, 2**14):
@@ -136,7 +143,6 @@ def test_lengths_between_are_as_many_as_fit(monkeypatch, cached):
         chosen = SpikingSession(wide(), threads=1).chosen(zeros(3))
         longest.append(max(chosen.between, default=fewest - 1))
         assert chosen.between == range(fewest, longest[-1] + 1)
-        # A budget leaves room for all that graphs keep while others run.
         assert chosen.memory.total - without.total <= room
     assert longest[0] == 15
     assert longest[-1] == fewest - 1
@@ -144,10 +150,28 @@ def test_lengths_between_are_as_many_as_fit(monkeypatch, cached):
     assert longest == sorted(longest, reverse=True)
 
 
-def test_graphs_of_lengths_between_are_in_the_estimate():
+def memory_of_chunks_alone(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(estimate, "lengths_between", lambda *_: range(0))
+        return SpikingSession(wide(), threads=1).chosen(zeros(3)).memory
+
+
+def test_a_budget_has_lengths_between_where_they_fit():
+    by_default = SpikingSession(wide(), threads=1).chosen(zeros(3))
+    fewer = []
+    for short in (0, 1, 2**21):
+        most = by_default.memory.total - short
+        chosen = SpikingSession(wide(), threads=1, max_memory=most).chosen(zeros(3))
+        assert chosen.chunks == by_default.chunks
+        assert chosen.memory.total <= most
+        fewer.append(len(chosen.between))
+    assert fewer[0] == len(by_default.between) > fewer[1] > fewer[2]
+
+
+def test_graphs_of_lengths_between_are_in_the_estimate(monkeypatch):
     """Each holds a copy of all weights, and a time-step's nodes as often as it has time-steps."""
     session = SpikingSession(wide(), threads=1)
-    without = SpikingSession(wide(), threads=1, max_memory=2**30).chosen(zeros(3)).memory
+    without = memory_of_chunks_alone(monkeypatch)
     chosen, costs = session.chosen(zeros(3)), session._progress.time_steps.costs
     lengths = set(chosen.between) - set(chosen.chunks)
     assert lengths
@@ -187,9 +211,10 @@ def in_turn(chosen, timesteps):
     return run
 
 
+@pytest.mark.usefixtures("chunks_alone")
 def test_starts_are_written_out_for_chunks_alone():
     """Where a time-step ran before, states are in full."""
-    session = SpikingSession(wide(), threads=1, max_memory=2**30)
+    session = SpikingSession(wide(), threads=1)
     x = np.random.default_rng(0).random((3, 4), dtype=np.float32)
     wanted = SpikingSession(wide(), threads=1, plan="step")
     for timesteps, written in ((1, False), (3, False), (7, False), (8, True), (2, True)):
@@ -246,8 +271,9 @@ def test_memory_grows_with_samples_and_states_are_exact():
 
 
 def budgets(session, x, readouts=1):
-    """Totals of all ways to run, as (lean, chunks), the fastest first."""
+    """The least totals of all ways to run, as (lean, chunks), the fastest first."""
     found, chosen = {}, session.chosen(x, readouts=readouts)
+    fastest = chosen.lean, chosen.chunks
     while True:
         least = chosen.memory.needed
         found[chosen.lean, chosen.chunks] = least
@@ -258,7 +284,8 @@ def budgets(session, x, readouts=1):
             chosen = session.chosen(x, readouts=readouts)
         except DataError:
             return found
-        assert chosen.short_of_memory == costs.in_chunks
+        slower = (chosen.lean, chosen.chunks) != fastest
+        assert chosen.short_of_memory == (costs.in_chunks and slower)
 
 
 def with_budget(snn, most=2**40, **options):
@@ -298,6 +325,7 @@ def deep(rng=None):
 def test_lean_chunks_go_before_single_time_steps_where_they_are_faster(samples, first, monkeypatch):
     monkeypatch.setattr(chunks, "CACHED", 0)
     monkeypatch.setattr(estimate, "NODE", 0)
+    monkeypatch.setattr(beginning, "SMALL_PART", 2**40)
     snn, x = deep(), np.zeros((samples, 64), np.float32)
     found = budgets(with_budget(snn), x)
     ways = list(found)
@@ -309,7 +337,8 @@ def test_lean_chunks_go_before_single_time_steps_where_they_are_faster(samples, 
 
 
 @pytest.mark.parametrize("providers", [None, [CPU], [(CPU, {})]])
-def test_lean_sessions_hold_no_weights(providers):
+def test_lean_sessions_hold_no_weights(providers, monkeypatch):
+    monkeypatch.setattr(beginning, "SMALL_PART", 2**40)
     snn = deep()
     x = np.random.default_rng(1).integers(-8, 9, (3, 64)).astype(np.float32) / 8
     least = min(budgets(with_budget(snn), x, readouts=2).values())
@@ -325,6 +354,20 @@ def test_lean_sessions_hold_no_weights(providers):
     assert [len(each.weight_feed) for each in made] == [*[2] * (len(made) - 2), 1, 1]
     for each in made:
         assert {value.ctypes.data for value in each.weight_feed.values()} <= held
+
+
+def test_prologue_and_read_outs_hold_a_small_part_of_a_budget():
+    """Convolutions of weights that are inputs are slow."""
+    x = np.zeros((3, 64), np.float32)
+    bytes_of_first = 4 * 64 * 64
+    for most, held in ((2**40, True), (beginning.SMALL_PART * bytes_of_first, True),
+                       (beginning.SMALL_PART * bytes_of_first - 1, False)):  # fmt: skip
+        progress = with_budget(deep(), most)._progress
+        assert bool(progress.prologue.session.weight_feed) != held
+        assert progress.time_steps.costs.held == held * bytes_of_first
+    # Of three matrices in all; a graph holds them once more, and so does one that is made.
+    chosen = with_budget(deep(), plan="step").chosen(x)
+    assert chosen.memory.weights == (3 * 3 + 1) * bytes_of_first
 
 
 def test_float16_is_never_lean():
@@ -487,6 +530,7 @@ def test_what_read_outs_keep_is_in_the_estimate():
                                          for n in (neuron.spikes, neuron.positive)}  # fmt: skip
 
 
+@pytest.mark.usefixtures("chunks_alone")
 def test_graphs_keep_their_activations_where_there_is_room(monkeypatch):
     monkeypatch.setattr(estimate, "FEW_ACTIVATIONS", 0)
     kept = SpikingSession(wide(), max_memory=2**40).chosen(zeros(5)).memory
@@ -499,6 +543,7 @@ def test_graphs_keep_their_activations_where_there_is_room(monkeypatch):
     assert SpikingSession(wide()).chosen(zeros(5)).memory.gives_back
 
 
+@pytest.mark.usefixtures("chunks_alone")
 def test_memory_is_planned_ahead_where_there_is_room():
     """It takes that of activations once more, in each graph."""
     by_default = SpikingSession(wide()).chosen(zeros(5)).memory
@@ -512,6 +557,7 @@ def test_memory_is_planned_ahead_where_there_is_room():
     assert not less.gives_back
 
 
+@pytest.mark.usefixtures("chunks_alone")
 @pytest.mark.parametrize(("alone", "most", "idle"), [(10, 1000, 1010), (5000, 5000, 2000)])
 def test_activations_of_all_graphs_count(alone, most, idle, monkeypatch):
     """Chunks of two lengths, and single time-steps, which may take more."""
@@ -785,6 +831,7 @@ def test_what_working_out_spike_counts_takes(monkeypatch):
     )
 
 
+@pytest.mark.usefixtures("chunks_alone")
 def test_chunks_share_the_weights_of_convolutions_alone():
     """Which are in the layout of the CPU; each graph holds a copy of those of dense layers."""
     text = (

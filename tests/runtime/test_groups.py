@@ -162,9 +162,9 @@ def test_many_nodes_are_worth_a_large_layer_beyond_the_cache(monkeypatch):
     assert together == {0: 16, 1e-9: 16, 1: 2}
 
 
-@pytest.mark.parametrize("budget", [None, 2**31])
+@pytest.mark.parametrize("budget", [None, 2**31, "short"])
 def test_single_time_steps_and_short_chunks_read_weights_once(budget, monkeypatch):
-    """Within a budget they run in the groups of long chunks, which take less memory."""
+    """Where a budget is short they run in the groups of long chunks, which take less memory."""
     network = dyadic.finish(2)
     snn = convert(dyadic.to_onnx(network)).model
     x = dyadic.images(network, 7)
@@ -172,15 +172,24 @@ def test_single_time_steps_and_short_chunks_read_weights_once(budget, monkeypatc
     monkeypatch.setattr(groups, "READ", 1e6)
     # As if the weights that are read anew were large.
     monkeypatch.setattr(groups, "CACHED", 0)
-    session = in_groups(monkeypatch, snn, x, 2, max_memory=budget)
+    session = in_groups(monkeypatch, snn, x, 2, max_memory=None if budget == "short" else budget)
+    groups_of_most = Groups(long=2, short=7, alone=7)
+    if budget == "short":
+        monkeypatch.setattr(estimate, "lengths_between", lambda *_: range(0))
+        most = with_budget(snn, 2**31).chosen(x).memory.needed - 1
+        session, groups_of_most = with_budget(snn, most), Groups(2, 2, 2)
     chosen = session.chosen(x)
     assert chosen.chunks == (16, 8, 4)
-    assert chosen.groups == (Groups(2, 2, 2) if budget else Groups(long=2, short=7, alone=7))
+    assert chosen.groups == groups_of_most
     assert chosen.memory.activations > 0
     sizes = sizes_of_groups(monkeypatch)
     same(session.run(x, 22, [2]), wanted)
     # Two in a row, 4, and 16 in four groups.
-    assert sizes.count(99) == (0 if budget else 3)
+    assert sizes.count(99) == (0 if budget == "short" else 3)
+
+
+def with_budget(snn, most):
+    return SpikingSession(snn, threads=1, max_memory=most)
 
 
 def test_short_chunks_of_more_samples_are_in_the_estimate(monkeypatch):
