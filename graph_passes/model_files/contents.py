@@ -14,8 +14,16 @@ from google.protobuf.message import Message
 
 from onnx2snn.graph_passes.errors import ModelError
 
-from .limits import MAX_AXES, MAX_TENSOR_BYTES, made_in, operand_names
-from .protos import STANDARD, all_nodes, domain_of, graphs_in, infos_of
+from .limits import MAX_AXES, MAX_TENSOR_BYTES
+from .protos import (
+    STANDARD,
+    all_nodes,
+    domain_of,
+    graphs_in,
+    infos_of,
+    made_in,
+    operand_names,
+)
 from .weights import replace_all
 
 FEW_BITS: dict[int, tuple[int, type]] = {

@@ -43,9 +43,6 @@ MAX_COMPUTED_WEIGHT_BYTES = 600_000_000
 """What computed constants may hold together that are nothing but weights of layers: as much as
 in the light VGG-19 of the onnx wheel, all of whose weights are computed."""
 
-WITH_SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
-"""The operators of ONNX that have graphs inside."""
-
 MAX_SHAPE_VALUES = 2**16
 """Elements of one tensor that shape inference may compute with."""
 
@@ -56,25 +53,6 @@ _WINDOWS = ("pads", "kernel_shape", "strides", "dilations", "output_padding")
 
 Function = tuple[str, str]
 """Domain and name of a function; the versions that differ in ``overload`` count as one."""
-
-
-def made_in(graph: onnx.GraphProto) -> set[str]:
-    """The names of what a subgraph makes itself."""
-    names = {info.name for info in graph.input} | {t.name for t in graph.initializer}
-    return names | {name for inner in graph.node for name in inner.output}
-
-
-def operand_names(node: onnx.NodeProto) -> list[str]:
-    """The names of all that a node reads: its inputs, and what its subgraphs capture."""
-    names = dict.fromkeys(node.input)
-    if not node.domain and node.op_type not in WITH_SUBGRAPHS:
-        return list(names)
-    for graph in graphs_in(node):
-        local = made_in(graph)
-        read = [name for inner in graph.node for name in operand_names(inner)]
-        read += [info.name for info in graph.output]
-        names |= dict.fromkeys(name for name in read if name not in local)
-    return list(names)
 
 
 def check_structure(model: onnx.ModelProto, what: str) -> None:

@@ -10,6 +10,9 @@ from onnx import helper
 STANDARD = ("", "ai.onnx")
 """The names of the domain of ONNX's own operators."""
 
+_WITH_SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
+"""The operators of ONNX that have graphs inside."""
+
 _MAY_BE_GRAPHS = {onnx.AttributeProto.UNDEFINED, onnx.AttributeProto.GRAPH,
                   onnx.AttributeProto.GRAPHS}  # fmt: skip
 """Types of attributes; that of one in an old file may be undefined."""
@@ -53,6 +56,25 @@ def constants_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, onnx.TensorProto]
 def infos_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     """What a graph declares of its inputs, of what is between, and of its outputs."""
     return [*graph.input, *graph.value_info, *graph.output]
+
+
+def made_in(graph: onnx.GraphProto) -> set[str]:
+    """The names of what a subgraph makes itself."""
+    names = {info.name for info in graph.input} | {t.name for t in graph.initializer}
+    return names | {name for inner in graph.node for name in inner.output}
+
+
+def operand_names(node: onnx.NodeProto) -> list[str]:
+    """The names of all that a node reads: its inputs, and what its subgraphs capture."""
+    names = dict.fromkeys(node.input)
+    if not node.domain and node.op_type not in _WITH_SUBGRAPHS:
+        return list(names)
+    for graph in graphs_in(node):
+        local = made_in(graph)
+        read = [name for inner in graph.node for name in operand_names(inner)]
+        read += [info.name for info in graph.output]
+        names |= dict.fromkeys(name for name in read if name not in local)
+    return list(names)
 
 
 def names_in(model: onnx.ModelProto) -> set[str]:

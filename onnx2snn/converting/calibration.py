@@ -10,8 +10,12 @@ from onnx2snn.ann import with_outputs
 from onnx2snn.data.samples import Data
 from onnx2snn.graph_passes.graph.layouts import channel_axis
 from onnx2snn.graph_passes.graph.operators import MAX_POOLS
-from onnx2snn.graph_passes.model_files.limits import operand_names
-from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
+from onnx2snn.graph_passes.model_files.protos import (
+    attributes_of,
+    names_in,
+    operand_names,
+    unused_prefix,
+)
 from onnx2snn.graph_passes.model_files.weights import ModelParts, copy_model
 from onnx2snn.running import Running
 from onnx2snn.runtime.inputs import check_finite

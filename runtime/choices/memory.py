@@ -7,8 +7,7 @@ from dataclasses import astuple, dataclass, field
 import onnx
 
 from onnx2snn.graph_passes.graph.neurons import DOMAIN
-from onnx2snn.graph_passes.model_files.limits import operand_names
-from onnx2snn.graph_passes.model_files.protos import attributes_of
+from onnx2snn.graph_passes.model_files.protos import attributes_of, operand_names
 from onnx2snn.runtime.layers.kernel_forms import block_of_channels, layer_by_layer, padded_channels
 from onnx2snn.runtime.plans.plan import Plan, State
 from onnx2snn.runtime.plans.sizes import Sizes, sizes_of

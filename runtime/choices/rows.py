@@ -10,8 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnx2snn.graph_passes.graph.operators import SHAPE_OPS
-from onnx2snn.graph_passes.model_files.limits import operand_names
-from onnx2snn.graph_passes.model_files.protos import attributes_of
+from onnx2snn.graph_passes.model_files.protos import attributes_of, operand_names
 from onnx2snn.runtime.plans.graphs import MANY
 from onnx2snn.runtime.plans.plan import State
 from onnx2snn.runtime.plans.sizes import Sizes, sizes_of, with_constants

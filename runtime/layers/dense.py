@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnx2snn.graph_passes.model_files.limits import operand_names
-from onnx2snn.graph_passes.model_files.protos import attributes_of
+from onnx2snn.graph_passes.model_files.protos import attributes_of, operand_names
 from onnx2snn.graph_passes.model_files.weights import copy_model, replace_all, stub
 from onnx2snn.runtime.plans.plan import Plan
 from onnx2snn.runtime.plans.sizes import CACHED, sizes_of

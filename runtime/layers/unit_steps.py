@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnx2snn.graph_passes.model_files.limits import operand_names
-from onnx2snn.graph_passes.model_files.protos import names_in, unused_prefix
+from onnx2snn.graph_passes.model_files.protos import names_in, operand_names, unused_prefix
 from onnx2snn.runtime.plans.graphs import Writer, with_names, with_nodes_in_order
 from onnx2snn.runtime.plans.plan import State
 

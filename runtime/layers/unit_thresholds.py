@@ -31,8 +31,12 @@ from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.graph.neurons import COUNTING, DOMAIN
 from onnx2snn.graph_passes.graph.operators import MAX_POOLS, SPIKING_POOLS
-from onnx2snn.graph_passes.model_files.limits import operand_names
-from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
+from onnx2snn.graph_passes.model_files.protos import (
+    attributes_of,
+    names_in,
+    operand_names,
+    unused_prefix,
+)
 from onnx2snn.runtime.plans.graphs import (
     Writer,
     has_float16,

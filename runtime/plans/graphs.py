@@ -10,12 +10,13 @@ from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
 from onnx2snn.graph_passes.graph.operators import WEIGHTED
-from onnx2snn.graph_passes.model_files.limits import made_in, operand_names
 from onnx2snn.graph_passes.model_files.protos import (
     all_nodes,
     attributes_of,
     graphs_in,
+    made_in,
     names_in,
+    operand_names,
     unused_prefix,
 )
 from onnx2snn.graph_passes.model_files.weights import replace_all

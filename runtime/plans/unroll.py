@@ -20,8 +20,12 @@ import onnx
 from onnx import helper
 
 from onnx2snn.graph_passes.model_files.io import opset_of
-from onnx2snn.graph_passes.model_files.limits import operand_names
-from onnx2snn.graph_passes.model_files.protos import attributes_of, names_in, unused_prefix
+from onnx2snn.graph_passes.model_files.protos import (
+    attributes_of,
+    names_in,
+    operand_names,
+    unused_prefix,
+)
 
 from .graphs import renamed, with_nodes
 from .plan import State
