@@ -6,6 +6,7 @@ import numpy as np
 
 from onnx2snn.graph_passes.errors import DataError
 from onnx2snn.graph_passes.graph.broadcasting import may_fit
+from onnx2snn.graph_passes.graph.neurons import MOST_COUNTED
 
 from .inputs import (
     as_array,
@@ -18,9 +19,6 @@ from .inputs import (
 )
 from .plans.plan import Plan
 from .result import Arrays
-
-_MOST_COUNTED = 2**24
-"""Time-steps that float32 counts."""
 
 
 def checked_inputs(
@@ -106,6 +104,6 @@ def _numbers(value: np.ndarray, dtype: np.dtype, name: str, infinite: bool) -> n
 
 
 def _time(value: np.ndarray, name: str) -> np.ndarray:
-    if value.size != 1 or not 0 <= value.flat[0] < _MOST_COUNTED or value.flat[0] % 1:
+    if value.size != 1 or not 0 <= value.flat[0] < MOST_COUNTED or value.flat[0] % 1:
         raise DataError(f"the state '{name}' is a whole number of time-steps, not {value.tolist()}")
     return value
