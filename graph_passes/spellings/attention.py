@@ -161,7 +161,7 @@ def _with_weights(editor: Editor, node: gs.Node) -> bool:
     """Attention of ONNX Runtime: x, weights of Q, K and V side by side, their biases, a mask."""
     x, weights = node.inputs[:2]
     bias, mask, past, added = (optional_input(node, place) for place in range(2, 6))
-    held, heads = constant_value(weights), node.attrs["num_heads"]
+    held = constant_value(weights)
     if held is None or past is not None or node.attrs.get("do_rotary", 0):
         return False
     sizes = node.attrs.get("qkv_hidden_sizes") or [held.shape[1] // 3] * 3
@@ -174,7 +174,7 @@ def _with_weights(editor: Editor, node: gs.Node) -> bool:
     parts = [gs.Variable(editor.name(f"{node.name}/{of}")) for of in "qkv"]
     name = editor.name(f"{node.name}/split")
     editor.graph.nodes.append(gs.Node("Split", name, {"axis": -1}, inputs, parts))
-    _attend_beside(editor, node, (x, x), parts, sizes[0] // heads, (mask, added))
+    _attend_beside(editor, node, (x, x), parts, sizes[0], mask, added)
     return True
 
 
@@ -199,8 +199,7 @@ def _multi_head(editor: Editor, node: gs.Node) -> bool:
         for place, (x, shift) in enumerate(zip(parts, shifts, strict=True)):
             constant = editor.constant(f"{node.name}/bias_{place}", shift)
             parts[place] = editor.node("Add", f"{node.name}/biased_{place}", [x, constant])
-    heads = node.attrs["num_heads"]
-    _attend_beside(editor, node, given, parts, sizes[0] // heads, (mask, added))
+    _attend_beside(editor, node, given, parts, sizes[0], mask, added)
     return True
 
 
@@ -223,15 +222,15 @@ def _attend_beside(
     given: Sequence[gs.Tensor],
     parts: Sequence[gs.Tensor],
     size: int,
-    masks: tuple[gs.Tensor | None, gs.Tensor | None],
+    mask: gs.Tensor | None,
+    bias: gs.Tensor | None,
 ) -> None:
     """What ONNX Runtime's operators do with Q, K and V, whose heads are side by side.
 
-    ``given``: what queries and keys are made of, [N, L, ...]. ``size``: that of a head.
-    ``masks``: which keys count, or how many, and what is added to the scores.
+    ``given``: what queries and keys are made of, [N, L, ...]. ``size``: that of all queries.
+    ``mask``: which keys count, or how many; ``bias``: what is added to the scores.
     """
     heads = node.attrs["num_heads"]
-    mask, bias = masks
     added = [] if bias is None else [_as_number(editor, node, bias)]
     if mask is not None:
         counts = _counting(editor, node, mask, given[1])
@@ -242,7 +241,7 @@ def _attend_beside(
         _apart(editor, node, of, part, heads, order)
         for of, part, order in zip("qkv", parts, (_SWAPPED, _KEYS, _SWAPPED), strict=True)
     )
-    scale = node.attrs.get("scale", 0.0) or 1 / math.sqrt(size)
+    scale = node.attrs.get("scale", 0.0) or 1 / math.sqrt(size // heads)
     _attend(editor, node, [q, k, v], scale, added, True)
 
 
