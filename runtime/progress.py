@@ -101,7 +101,7 @@ class Progress:
     def _begin_averages(self, earlier: Earlier) -> None:
         """Let averages be of what comes, and of what was earlier."""
         self.begun, self.earlier = self.time, earlier
-        self.before = self.sums.carried(self.plan.readout_types)
+        self.before = self.sums.carried()
 
     def advance_to(self, t: int, values: Arrays) -> None:
         """Go on to time-step t, in chunks as far as they fit."""
@@ -141,7 +141,7 @@ class Progress:
 
     def _averaged(self) -> tuple[Arrays, int]:
         """The sums that averages are of, and over how many time-steps."""
-        sums = self.sums.carried(self.plan.readout_types)
+        sums = self.sums.carried()
         if self.before:
             sums = {n: np.asarray(value - self.before[n]) for n, value in sums.items()}
         return sums, self.time - self.begun

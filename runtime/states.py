@@ -223,7 +223,7 @@ class DeviceStates:
         if place in known:
             return known[place]
         groups = self._rows(together, self._buffers[0] if begins else read)
-        runs = [self._bind(session, read, self._target, fetch, rows) for rows in groups]
+        runs = [self._bind(session, read, fetch, rows) for rows in groups]
         if not (keep and self._buffers and self._reads_in_place(session)):
             return runs, NOT_CAPTURED
         known[place] = runs, next(self._numbers)
@@ -273,7 +273,6 @@ class DeviceStates:
         self,
         session: Any,
         states: dict[str, Any],
-        target: int,
         fetch: tuple[str, ...],
         rows: tuple[int, int] | None,
     ) -> Any:
@@ -297,14 +296,14 @@ class DeviceStates:
                 binding.bind_input(name, *self._memory(value, rows))
         for name in fetch:
             binding.bind_output(name, "cpu")
+        target = self._buffers[self._target] if self._buffers else {}
         for state in self.states:
-            if not self._buffers:
+            if not target:
                 binding.bind_output(state.written, self._device, self._device_id)
             elif rows is None:
-                binding.bind_ortvalue_output(state.written, self._buffers[target][state.read])
+                binding.bind_ortvalue_output(state.written, target[state.read])
             else:
-                value = self._buffers[target][state.read]
-                binding.bind_output(state.written, *self._memory(value, rows))
+                binding.bind_output(state.written, *self._memory(target[state.read], rows))
         return binding
 
     def _memory(self, value: Any, rows: tuple[int, int]) -> tuple[Any, ...]:

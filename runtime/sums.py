@@ -120,12 +120,13 @@ class Sums:
             self._add_inputs()
             self._last = inputs, steps
 
-    def carried(self, names: Iterable[str]) -> Arrays:
-        """Sums that the step carries, up to now, by name.
+    def carried(self) -> Arrays:
+        """Sums of what the epilogue reads, which the step carries, up to now, by name.
 
         In the step's type, or float64 where some of them were brought in before.
         """
-        now = {name: self._states.get(self._carried[name].read) for name in names}
+        wanted = self._plan.readout_types
+        now = {name: self._states.get(self._carried[name].read) for name in wanted}
         for name in now.keys() & self._done.keys():
             now[name] = np.asarray(self._done[name] * self._units.get(name, 1.0) + now[name])
         return now
