@@ -215,18 +215,13 @@ class Editor:
         return result
 
     def reduction(
-        self,
-        op: str,
-        wanted_name: str,
-        x: gs.Tensor,
-        axes: list[int],
-        like: gs.Tensor | None = None,
+        self, op: str, wanted_name: str, x: gs.Tensor, like: gs.Tensor | None = None
     ) -> gs.Variable:
-        """Add a reduction, no ReduceSum, along axes, which stay with size 1."""
+        """Add a reduction, no ReduceSum, along the last axis, which stays with size 1."""
         if self.graph.opset < AXES_ARE_AN_INPUT:
-            return self.node(op, wanted_name, [x], {"axes": axes}, like)
-        given = self.constant(f"{wanted_name}/axes", np.array(axes, np.int64))
-        return self.node(op, wanted_name, [x, given], like=like)
+            return self.node(op, wanted_name, [x], {"axes": [-1]}, like)
+        last = self.constant(f"{wanted_name}/axes", np.array([-1], np.int64))
+        return self.node(op, wanted_name, [x, last], like=like)
 
 
 def release(graph: gs.Graph, tensor: gs.Tensor) -> None:
@@ -237,13 +232,6 @@ def release(graph: gs.Graph, tensor: gs.Tensor) -> None:
     """
     if isinstance(tensor, gs.Constant) and not is_used(graph, tensor):
         tensor.values = np.empty(0, tensor.dtype)
-
-
-def release_all(graph: gs.Graph) -> None:
-    """Let go of the values of all constants of a graph that has served, as ``release`` does."""
-    for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Constant):
-            tensor.values = np.empty(0, tensor.dtype)
 
 
 def operands(node: gs.Node) -> list[gs.Tensor]:

@@ -193,7 +193,7 @@ def _simplified_normalization(editor: Editor, node: gs.Node) -> bool:
     epsilon = _number(editor, node, "epsilon", node.attrs.get("epsilon", _EPSILON))
     whole = _sum(editor, node, bias)
     square = editor.node("Mul", f"{node.name}/square", [whole, whole])
-    mean = editor.reduction("ReduceMean", f"{node.name}/mean", square, [-1])
+    mean = editor.reduction("ReduceMean", f"{node.name}/mean", square)
     above = editor.node("Add", f"{node.name}/not_zero", [mean, epsilon])
     root = editor.node("Sqrt", f"{node.name}/root", [above])
     normal = editor.node("Div", f"{node.name}/normal", [whole, root])

@@ -90,7 +90,7 @@ def _normalise(editor: Editor, node: gs.Node) -> None:
         replace_node(node, "LpNormalization", [x], {"axis": -1, "p": int(norm[1])})
         return
     of = gs.Variable("", np.float32)
-    largest = editor.reduction("ReduceMax", f"{node.name}/largest", x, [-1], of)
+    largest = editor.reduction("ReduceMax", f"{node.name}/largest", x, of)
     zero, one = (editor.constant(f"{node.name}/{n}", np.float32(n)) for n in (0, 1))
     none = editor.node(
         "Equal", f"{node.name}/none", [largest, zero], like=gs.Variable("", np.bool_)

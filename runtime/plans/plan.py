@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 from onnx2snn.graph_passes.driver import verify
 from onnx2snn.graph_passes.errors import ModelError, PassError
 from onnx2snn.graph_passes.graph.broadcasting import may_fit
-from onnx2snn.graph_passes.graph.editing import operands, part_of, release_all
+from onnx2snn.graph_passes.graph.editing import operands, part_of
 from onnx2snn.graph_passes.graph.finite import require_finite_weights
 from onnx2snn.graph_passes.graph.neurons import (
     COUNTING,
@@ -183,7 +183,10 @@ def build_plan(model: onnx.ModelProto | ModelParts) -> Plan:
     # Last, since it rewrites the neurons.
     step = _step_model(graph, parts.core, passed, summed, sums, prefix)
     held = [part for part in (prologue, epilogue, read_out, step) if part is not None]
-    release_all(graph)
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant):
+            # The plan has the weights; those of the graph, whose tensors refer to themselves, go.
+            tensor.values = np.empty(0, tensor.dtype)
 
     return Plan(
         # Of their own: those of the graph would hold it, and its weights.
