@@ -3,7 +3,7 @@
 Then some of them may run without the others: in groups, or after others have left.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -57,14 +57,20 @@ def states_have_rows(
     And whether each is computed by itself.
     ``shapes``: those of what ``step`` reads, as far as they are known, for N = ``samples``.
     """
-    more = _with_many(shapes, samples)
+    more = {
+        name: (MANY, *shape[1:]) if shape[:1] == (samples,) else shape
+        for name, shape in shapes.items()
+    }
     sizes = sizes_of(step, more)
+    constants = {t.name: t for t in step.graph.initializer if t.name not in shapes}
 
     def has_rows(state: State) -> bool:
         written = sizes.shapes.get(state.written, ())
         return _may_be(written, more[state.read]) if state.read in more else MANY not in written[1:]
 
-    return all(has_rows(state) for state in states) and _are_apart(step, sizes, shapes)
+    if not all(map(has_rows, states)) or _compute_with_sizes(step, sizes):
+        return False
+    return not any(_mixes(node, sizes, constants) for node in step.graph.node)
 
 
 def samples_are_apart(
@@ -87,21 +93,6 @@ def _may_be(written: tuple[int, ...], read: Shape) -> bool:
     """Whether a shape of as many rows may be another, where some of its sizes are not known."""
     alike = len(written) == len(read) and written[:1] == read[:1]
     return alike and all(size in (0, other) for size, other in zip(written, read, strict=True))
-
-
-def _are_apart(step: onnx.ModelProto, sizes: Sizes, read: Collection[str]) -> bool:
-    """Whether no node computes rows from others, or from N. ``read``: what is no constant."""
-    constants = {t.name: t for t in step.graph.initializer if t.name not in read}
-    if any(_mixes(node, sizes, constants) for node in step.graph.node):
-        return False
-    return not _compute_with_sizes(step, sizes)
-
-
-def _with_many(shapes: Mapping[str, Shape], samples: int) -> dict[str, Shape]:
-    return {
-        name: (MANY, *shape[1:]) if shape[:1] == (samples,) else shape
-        for name, shape in shapes.items()
-    }
 
 
 def _mixes(node: onnx.NodeProto, sizes: Sizes, constants: Mapping[str, onnx.TensorProto]) -> bool:
