@@ -163,18 +163,7 @@ def _sums_model(
         else:
             spent = graph.node("Sub", [before, after], f"{name}/spent")
             emitted = graph.node("Add", [sums[neuron.current], spent], f"{name}/emitted")
-            levels = graph.node("Div", [emitted, threshold], f"{name}/levels")
-            rounded = graph.node("Round", [levels], f"{name}/rounded")
-            # Under large currents v is off by whole thresholds; clip to what the neuron can emit,
-            # 0 or more, and as many at most in each time-step as it may.
-            zero = graph.constant(np.zeros((), kind), f"{name}/zero")
-            counted = graph.node("Max", [rounded, zero], f"{name}/positive")
-            one = graph.constant(np.ones((), kind), f"{name}/one")
-            others = graph.node("CastLike", [more, one], f"{name}/more")
-            steps = graph.node("Add", [others, one], f"{name}/steps")
-            each = graph.constant(np.asarray(neuron.max_spikes, kind), f"{name}/at_once")
-            most = graph.node("Mul", [steps, each], f"{name}/most")
-            counted = graph.node("Min", [counted, most], f"{name}/counted")
+            counted = _spikes_in(graph, neuron, emitted, threshold, more)
         graph.node("Mul", [counted, threshold], f"{name}/spikes", neuron.spikes)
     for node in pools:
         current, state = node.input
@@ -187,6 +176,25 @@ def _sums_model(
     outputs = [onnx.ValueInfoProto(name=name) for name in made]
     constants = graph.initializers.values()
     return with_nodes(plan.step, graph.nodes, outputs, inputs.values(), constants)
+
+
+def _spikes_in(graph: Writer, neuron: NeuronLayer, emitted: str, threshold: str, more: str) -> str:
+    """How many spikes are what neurons emitted in t time-steps, ``more`` being t - 1.
+
+    Under large currents v is off by whole thresholds: clipped to what the neuron can emit, 0 or
+    more, and as many at most in each time-step as it may.
+    """
+    kind, name = neuron.threshold.dtype, neuron.name
+    levels = graph.node("Div", [emitted, threshold], f"{name}/levels")
+    rounded = graph.node("Round", [levels], f"{name}/rounded")
+    zero = graph.constant(np.zeros((), kind), f"{name}/zero")
+    positive = graph.node("Max", [rounded, zero], f"{name}/positive")
+    one = graph.constant(np.ones((), kind), f"{name}/one")
+    others = graph.node("CastLike", [more, one], f"{name}/more")
+    steps = graph.node("Add", [others, one], f"{name}/steps")
+    each = graph.constant(np.asarray(neuron.max_spikes, kind), f"{name}/at_once")
+    most = graph.node("Mul", [steps, each], f"{name}/most")
+    return graph.node("Min", [positive, most], f"{name}/counted")
 
 
 def _silent_model(
