@@ -18,6 +18,7 @@ from .limits import MAX_AXES, MAX_TENSOR_BYTES
 from .protos import (
     STANDARD,
     all_nodes,
+    called,
     domain_of,
     graphs_in,
     infos_of,
@@ -70,14 +71,13 @@ def check_contents(model: onnx.ModelProto, what: str) -> None:
             known = attribute.HasField("t") or attribute.ref_attr_name
             if attribute.type == onnx.AttributeProto.TENSOR and not known:
                 raise ModelError(
-                    f"{what} is damaged: {node.op_type} '{node.name}' has no value for its "
+                    f"{what} is damaged: {node.op_type} '{called(node)}' has no value for its "
                     f"attribute '{attribute.name}'"
                 )
         # ONNX's checker takes it, and ONNX Runtime would end the process.
         if node.domain in STANDARD and node.op_type in _OF_ANY_NUMBER and "" in node.input:
             raise ModelError(
-                f"{what} is damaged: {node.op_type} '{node.name or next(iter(node.output), '')}' "
-                "has an input that is left out"
+                f"{what} is damaged: {node.op_type} '{called(node)}' has an input that is left out"
             )
 
 
@@ -94,10 +94,9 @@ def check_kinds(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> No
         for attribute in node.attribute:
             if attribute.type not in _ATTRIBUTES:
                 kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
-                name = node.name or next(iter(node.output), "")
                 raise ModelError(
-                    f"the model: {node.op_type} '{name}' has an attribute '{attribute.name}' of "
-                    f"the type {kind}, which cannot be converted"
+                    f"the model: {node.op_type} '{called(node)}' has an attribute "
+                    f"'{attribute.name}' of the type {kind}, which cannot be converted"
                 )
 
 

@@ -15,7 +15,7 @@ from onnx2snn.graph_passes.errors import ModelError, first_line
 from onnx2snn.graph_passes.graph.operators import WEIGHTED
 
 from .inference import inferred
-from .protos import STANDARD, all_nodes, graphs_in, infos_of
+from .protos import STANDARD, all_nodes, called, graphs_in, infos_of
 from .weights import copy_model
 
 MAX_AXES = 32
@@ -78,10 +78,9 @@ def _check_nesting(nodes: Iterable[onnx.NodeProto], what: str) -> None:
         for node in level:
             _check_window(node, what)
             if node.op_type == "Loop" and node.domain in STANDARD:
-                name = node.name or next(iter(node.output), "")
                 raise ModelError(
-                    f"{what} holds a Loop, '{name}', and what it takes to run one is not known "
-                    "before: export the network without loops, or unrolled"
+                    f"{what} holds a Loop, '{called(node)}', and what it takes to run one is not "
+                    "known before: export the network without loops, or unrolled"
                 )
             inner = graphs_in(node)
             waiting += [(graph.node, depth + 1) for graph in inner]
@@ -97,7 +96,7 @@ def _check_window(node: onnx.NodeProto, what: str) -> None:
     for attribute in node.attribute:
         if attribute.name in _WINDOWS and any(abs(n) > MAX_WINDOW for n in attribute.ints):
             raise ModelError(
-                f"{what}: {node.op_type} '{node.name or next(iter(node.output), '')}' has "
+                f"{what}: {node.op_type} '{called(node)}' has "
                 f"{attribute.name} {list(attribute.ints)}: the file is damaged"
             )
 

@@ -13,7 +13,7 @@ from onnx2snn.graph_passes.graph.neurons import NEURON_OPSET
 
 from .contents import every_graph, every_node
 from .inference import inferred
-from .protos import STANDARD, all_nodes, constants_of, graphs_in, infos_of, names_in
+from .protos import STANDARD, all_nodes, called, constants_of, graphs_in, infos_of, names_in
 from .weights import replace_all
 
 _ADVICE = f"export the network again with opset {NEURON_OPSET} or newer"
@@ -86,7 +86,7 @@ def _drop_masks(structure: onnx.ModelProto) -> None:
         mask = node.output.pop()
         if mask in used:
             raise ModelError(
-                f"Dropout '{node.name or node.output[0]}' has a mask, '{mask}', that is used, and "
+                f"Dropout '{called(node)}' has a mask, '{mask}', that is used, and "
                 f"no Dropout from opset 12 on has the same: {_ADVICE}, without the mask"
             )
 
@@ -180,6 +180,6 @@ def _nearest_mode(node: onnx.NodeProto, scales: onnx.TensorProto | None) -> str:
     if np.all(factors <= 1):
         return "ceil"
     raise ModelError(
-        f"Resize '{node.name or node.output[0]}' enlarges some axes and shrinks others, which no "
+        f"Resize '{called(node)}' enlarges some axes and shrinks others, which no "
         f"Resize from opset 11 on does alike: {_ADVICE}"
     )

@@ -77,6 +77,11 @@ def operand_names(node: onnx.NodeProto) -> list[str]:
     return list(names)
 
 
+def called(node: onnx.NodeProto) -> str:
+    """A node's name, as messages have it; of one without, that of its first output."""
+    return node.name or next(iter(node.output), "")
+
+
 def names_in(model: onnx.ModelProto) -> set[str]:
     """The names of a model's tensors and nodes, those of the graphs inside nodes among them."""
     nodes = list(all_nodes(model.graph.node))

@@ -7,7 +7,7 @@ from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.graph.editing import AXES_ARE_AN_INPUT, LAYER_NORMALIZATION, free_name
 
 from .limits import with_shapes
-from .protos import STANDARD, all_nodes, constants_of, infos_of, names_in, standard_opset
+from .protos import STANDARD, all_nodes, called, constants_of, infos_of, names_in, standard_opset
 from .weights import replace_all
 
 _DOMAIN = "onnxruntime"
@@ -88,7 +88,7 @@ def _require_last(
     for node, x, axis in nodes:
         if ranks.get(x) != axis + 1:
             raise ModelError(
-                f"{what}: {node.op_type} '{node.name or node.output[0]}' is over axis {axis} of "
+                f"{what}: {node.op_type} '{called(node)}' is over axis {axis} of "
                 f"{ranks.get(x, 'an unknown number')}, and what ONNX Runtime's optimiser writes so "
                 "is known over the last alone: convert the file that it read"
             )
