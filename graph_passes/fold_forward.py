@@ -84,19 +84,18 @@ def _fold_all(graph: gs.Graph, declined: list[Refusal]) -> bool:
 
 def _fold(editor: Editor, node: gs.Node, affine: Affine) -> str | None:
     """Fold one node into all that reads it; the reason if it cannot be."""
-    shape = node.outputs[0].shape
-    if is_graph_output(editor.graph, node.outputs[0]) or shape is None:
-        return "its result is an output, or of unknown rank"
     result = node.outputs[0]
-    paths = [_path(editor.graph, result, consumer) for consumer in result.outputs]
-    folds = [None if p is None else _fold_of(p, affine, shape, editor.graph.opset) for p in paths]
-    found = [(p, f) for p, f in zip(paths, folds, strict=True) if p is not None and f is not None]
-    if not found or len(found) < len(paths):
-        return "what reads it is not one linear operator with constant weights"
+    shape = result.shape
+    if is_graph_output(editor.graph, result) or shape is None:
+        return "its result is an output, or of unknown rank"
     new = []
-    for path, (weight, shift) in found:
+    for consumer in result.outputs:
+        path = _path(editor.graph, result, consumer)
+        found = None if path is None else _fold_of(path, affine, shape, editor.graph.opset)
+        if path is None or found is None:
+            return "what reads it is not one linear operator with constant weights"
         linear = path[-1]
-        fold = _in_type_of(linear, weight, shift)
+        fold = _in_type_of(linear, *found)
         if fold is None:
             dtype = linear.inputs[1].dtype
             return f"{dtype} cannot hold the weights of {linear.op} '{linear.name}' with it in them"
