@@ -6,7 +6,7 @@ from typing import Any
 from .choices.memory import prologue_memory
 from .plans.plan import Plan
 from .result import Arrays
-from .sessions import run_session
+from .sessions import outputs_of
 
 
 class Prologue:
@@ -29,7 +29,4 @@ class Prologue:
         shapes = {name: value.shape for name, value in inputs.items()}
         if shapes != self._shapes:
             self._shapes, self.memory = shapes, prologue_memory(self._plan.prologue, shapes)
-        made = [output.name for output in self.session.get_outputs()]
-        wanted = {source.name for source in self.session.get_inputs()}
-        feed = {name: value for name, value in inputs.items() if name in wanted}
-        return values | dict(zip(made, run_session(self.session, made, feed), strict=True))
+        return values | outputs_of(self.session, inputs)

@@ -12,7 +12,7 @@ from onnx2snn.graph_passes.graph.broadcasting import may_fit
 from .inputs import check_finite
 from .plans.plan import Plan
 from .result import Arrays
-from .sessions import run_session
+from .sessions import outputs_of, run_session
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,7 @@ class Averages:
         # Copies, since what is an output as it was given is still the caller's.
         values |= {n: np.array(latest[n]) for n in self._plan.outputs if n in latest}
         if self._read_out is not None:
-            made = [output.name for output in self._read_out.get_outputs()]
-            read = {source.name for source in self._read_out.get_inputs()}
-            feed = {name: v for name, v in {**values, **latest}.items() if name in read}
-            values |= zip(made, run_session(self._read_out, made, feed), strict=True)
+            values |= outputs_of(self._read_out, {**values, **latest})
         return finite_outputs(self._plan, values)
 
     def of_one(self, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:

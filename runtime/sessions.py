@@ -203,6 +203,18 @@ def cores_of(threads: int | None) -> int:
     return min(threads or there, there)
 
 
+def outputs_of(session: Any, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All outputs of a session by name, of what it reads of some values, as ``run_session``."""
+    made = [output.name for output in session.get_outputs()]
+    return dict(zip(made, run_session(session, made, read_by(session, values)), strict=True))
+
+
+def read_by(session: Any, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those of some values that a session reads."""
+    names = {source.name for source in session.get_inputs()}
+    return {name: value for name, value in values.items() if name in names}
+
+
 def run_session(
     session: Any, outputs: list[str] | None, feed: dict[str, np.ndarray]
 ) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import onnx
 from .derived_sums import CONSERVING, DerivedSums, steps_to_next
 from .plans.plan import Plan, State
 from .result import Arrays, Later
-from .sessions import give_back_memory, run_session
+from .sessions import give_back_memory, read_by, run_session
 from .states import DeviceStates, even_groups
 
 MOST_STEPS_CARRIED = 4096
@@ -231,7 +231,7 @@ class Sums:
         feed |= {f"{prefix}silent/{name}": value for name, value in silent.items()}
         if self._session is None:
             self._session = self._create(derived.sums)
-        feed, parts = _read_by(self._session, feed), []
+        feed, parts = read_by(self._session, feed), []
         for rows in groups:
             made = run_session(self._session, list(derived.made), rows_of(feed, rows, samples))
             found = zip(derived.made, made, strict=True)
@@ -250,7 +250,7 @@ class Sums:
             session = self._create(derived.silent)
             zeros = {name: np.zeros_like(value) for name, value in inputs.items()}
             names = [f"{derived.prefix}silent/{name}" for name in derived.silenced]
-            made = run_session(session, names, _read_by(session, zeros))
+            made = run_session(session, names, read_by(session, zeros))
             found = dict(zip(derived.silenced, made, strict=True))
             # Others of this size would take as much memory again.
             self._silent = {shapes: found}
@@ -315,8 +315,3 @@ def _states_read_by(derived: DerivedSums, states: Iterable[State]) -> tuple[str,
     """The names of the states that sums follow from."""
     read = {info.name for info in derived.sums.graph.input}
     return tuple(s.read for s in states if f"{derived.prefix}before/{s.read}" in read)
-
-
-def _read_by(session: Any, feed: Arrays) -> Arrays:
-    names = {i.name for i in session.get_inputs()}
-    return {name: value for name, value in feed.items() if name in names}
