@@ -21,9 +21,6 @@ MIN_OPSET = 13
 AXES_ARE_AN_INPUT = 18
 """The opset since which reductions but ReduceSum have them so."""
 
-LAYER_NORMALIZATION = 17
-"""The opset since which ONNX has it."""
-
 
 def require_graph(graph: gs.Graph) -> None:
     """Raise ``DataError`` for what is no graph of onnx-graphsurgeon."""

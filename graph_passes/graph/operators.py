@@ -41,6 +41,9 @@ NORMALIZATIONS = (
     "MeanVarianceNormalization", "RMSNormalization",
 )  # fmt: skip
 
+LAYER_NORMALIZATION = 17
+"""The opset since which ONNX has it."""
+
 ATTENTIONS = ("Attention", "MultiHeadAttention")
 
 RECURRENT = ("GRU", "LSTM", "RNN")

@@ -4,7 +4,8 @@ import onnx
 import onnx.parser
 
 from onnx2snn.graph_passes.errors import ModelError
-from onnx2snn.graph_passes.graph.editing import AXES_ARE_AN_INPUT, LAYER_NORMALIZATION, free_name
+from onnx2snn.graph_passes.graph.editing import AXES_ARE_AN_INPUT, free_name
+from onnx2snn.graph_passes.graph.operators import LAYER_NORMALIZATION
 
 from .limits import with_shapes
 from .protos import STANDARD, all_nodes, called, constants_of, infos_of, names_in, standard_opset

@@ -8,7 +8,6 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx2snn.graph_passes.graph.editing import (
-    LAYER_NORMALIZATION,
     Editor,
     is_used,
     optional_input,
@@ -17,6 +16,7 @@ from onnx2snn.graph_passes.graph.editing import (
     type_of,
     until_done,
 )
+from onnx2snn.graph_passes.graph.operators import LAYER_NORMALIZATION
 from onnx2snn.graph_passes.graph.shapes import infer_shapes
 from onnx2snn.graph_passes.graph.tidying import tidy
 
