@@ -3,9 +3,9 @@
     y[o, p] = sum over i, k of W[o, i, k] x[i, place(p, k)]     is     Y = W' X
 
 with W' = W [outputs, inputs x kernel], as it lies in memory, and X [inputs x kernel, places x rows]
-the windows that are read, a column for each place of each row (a sample at a time-step). ONNX
-Runtime computes a convolution image by image, and reads all of W anew for each; where an image has
-few places, that is what it spends its time on. Here all images are one product.
+the windows that are read (im2col), a column for each place of each row, which is a sample at a
+time-step. ONNX Runtime computes a convolution image by image, and reads all of W anew for each;
+where an image has few places, that is what it spends its time on. Here all images are one product.
 
     x [N, C, H, W] -> Transpose -> Pad -> Gather -> X -> Gemm -> Transpose -> y
 
