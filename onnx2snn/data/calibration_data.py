@@ -225,7 +225,9 @@ def notes_on_few_at_once(data: Data, batch_size: int) -> list[str]:
 
 
 def notes_on_equal_samples(data: Data, batch_size: int) -> list[str]:
-    """Whether the first batch has one sample again and again."""
+    """Whether there is one sample alone, or the first batch has one again and again."""
+    if data.samples == 1:
+        return ["one sample calibrates: thresholds that follow from it may fit nothing else"]
     x, _ = next(iter(data.batches(batch_size)))
     if not all(len(value) > 1 and np.all(value == value[:1]) for value in by_name(x).values()):
         return []

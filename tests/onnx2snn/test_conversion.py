@@ -446,6 +446,8 @@ def test_calibration_data_that_says_nothing():
     assert not convert(ann, calibration=DATA, recipe="mmse", timesteps=8).notes
     (note,) = convert(ann, calibration=from_arrays(0 * X), recipe="mmse", timesteps=8).notes
     assert "all the same" in note
+    (note,) = convert(ann, calibration=from_arrays(X[:1]), recipe="mmse", timesteps=8).notes
+    assert "one sample calibrates" in note
 
 
 def notes_on(x, ann=None, **options):
