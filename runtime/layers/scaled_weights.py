@@ -45,5 +45,7 @@ def scaled(
     ones = (1,) * len(kernel)
     each = np.resize(inputs, read * group).reshape(group, 1, read, *ones)
     product = whole.reshape(group, made // group, read, *kernel) * each
-    quotient = product.reshape(whole.shape) / outputs.reshape(made, 1, *ones)
+    quotient = product.reshape(whole.shape)
+    # In place: glibc would keep the memory of one more array while a graph is made.
+    quotient /= outputs.reshape(made, 1, *ones)
     return np.ascontiguousarray(quotient if rows else quotient.T)
