@@ -136,7 +136,7 @@ def _sums_model(
     def given(name: str, dtype: np.dtype) -> str:
         """An input of any shape."""
         kind = helper.np_dtype_to_tensor_dtype(dtype)
-        inputs[name] = helper.make_tensor_value_info(prefix + name, kind, None)
+        inputs[prefix + name] = helper.make_tensor_value_info(prefix + name, kind, None)
         return prefix + name
 
     more = given("more", np.dtype(np.float32))
@@ -150,13 +150,13 @@ def _sums_model(
 
     sums = {name: whole(name) for name in silenced}
     for neuron in plan.neurons:
-        kind, name = neuron.threshold.dtype, neuron.name
+        kind, name = neuron.threshold.dtype, f"neuron/{neuron.name}"
         if neuron.spikes not in made:
             element = helper.np_dtype_to_tensor_dtype(kind)
             inputs[neuron.spikes] = helper.make_tensor_value_info(neuron.spikes, element, None)
             continue
         threshold = graph.constant(neuron.threshold, f"{name}/V_th")
-        state = f"m/{name}" if neuron.op in COUNTING else f"v/{name}"
+        state = f"m/{neuron.name}" if neuron.op in COUNTING else f"v/{neuron.name}"
         before, after = (given(f"{when}/{state}", kind) for when in ("before", "after"))
         if neuron.op in COUNTING:
             counted = graph.node("Sub", [after, before], f"{name}/counted")
@@ -184,7 +184,7 @@ def _spikes_in(graph: Writer, neuron: NeuronLayer, emitted: str, threshold: str,
     Under large currents v is off by whole thresholds: clipped to what the neuron can emit, 0 or
     more, and as many at most in each time-step as it may.
     """
-    kind, name = neuron.threshold.dtype, neuron.name
+    kind, name = neuron.threshold.dtype, f"neuron/{neuron.name}"
     levels = graph.node("Div", [emitted, threshold], f"{name}/levels")
     rounded = graph.node("Round", [levels], f"{name}/rounded")
     zero = graph.constant(np.zeros((), kind), f"{name}/zero")
@@ -203,13 +203,13 @@ def _silent_model(
     graph = Writer(prefix, _silent_nodes(plan, pools))
     for neuron in plan.neurons:
         same = [neuron.current, neuron.current]
-        graph.node("Sub", same, f"{neuron.name}/none", neuron.spikes)
+        graph.node("Sub", same, f"none/{neuron.name}", neuron.spikes)
     for node in pools:
         # Zeros of its shape: what it makes of this current is in no relation to what it emits.
         names = {name: f"{prefix}unused/{name}" for name in node.output}
         graph.nodes.append(renamed(node, names, node.name))
         pooled = names[node.output[0]]
-        graph.node("Sub", [pooled, pooled], f"{node.name}/none", node.output[0])
+        graph.node("Sub", [pooled, pooled], f"none/{node.name}", node.output[0])
     made = [graph.node("Identity", [name], f"silent/{name}") for name in silenced]
     return with_nodes(plan.step, graph.nodes, [onnx.ValueInfoProto(name=n) for n in made])
 

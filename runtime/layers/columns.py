@@ -80,10 +80,10 @@ def _write(graph: Writer, node: onnx.NodeProto, columns: Columns) -> None:
 
     x = graph.node("Transpose", [x], f"{y}/rows_last", perm=[1, 2, 3, 0])
     if any(window.pads):
-        pads = graph.constant(window.pads_of_axes, f"pads/{y}")
+        pads = graph.constant(window.pads_of_axes, f"{y}/pads")
         x = graph.node("Pad", [x, pads], f"{y}/padded")
     x = reshaped(x, "pixels", inputs, math.prod(window.padded), -1)
-    places = graph.constant(window.pixels.T.reshape(-1), f"places/{y}")
+    places = graph.constant(window.pixels.T.reshape(-1), f"{y}/places")
     x = graph.node("Gather", [x, places], f"{y}/windows", axis=1)
     weights = reshaped(weights, "weights", outputs, read)
     made = graph.product(weights, reshaped(x, "columns", read, -1), bias, y)

@@ -180,7 +180,14 @@ class _Units:
         return made
 
     def _constant(self, values: np.ndarray, name: str) -> str:
-        return self.graph.constant(values, f"{next(self.numbers)}/{name}")
+        return self.graph.constant(values, f"{name}/{next(self.numbers)}")
+
+    def _in_thresholds(self, name: str) -> str:
+        """What counts in thresholds what spikes, or a pool of them, are.
+
+        All names end in what they are, or in a number: the network may have any before that.
+        """
+        return f"{self.graph.prefix}{name}/x"
 
     def factored(self, name: str) -> tuple[str, np.ndarray]:
         """A tensor, by another one and what that is to be multiplied with, [] or [C, 1, ...]."""
@@ -189,14 +196,14 @@ class _Units:
             unit = neuron.threshold.reshape(()) if neuron.threshold.size == 1 else neuron.threshold
             if not unit.ndim and len(neuron.shape) > 1 and isinstance(neuron.shape[0], int):
                 unit = np.full((neuron.shape[0], *[1] * (len(neuron.shape) - 1)), unit)
-            return self.graph.prefix + name, unit
+            return self._in_thresholds(name), unit
         if name in self.pooled:
             return self.pooled[name]
         node = self.makers.get(name)
         if node is not None and node.op_type in _ALIKE and len(node.output) == 1:
             inner, unit = self.factored(node.input[0])
             if inner != node.input[0]:
-                copy = self.graph.prefix + name
+                copy = self._in_thresholds(name)
                 self.makers[copy] = renamed(node, {node.input[0]: inner, name: copy}, copy)
                 return copy, unit
         return name, np.ones((), np.float32)
@@ -252,7 +259,7 @@ class _Units:
         """A product with a constant; for images a convolution, which stays in a CPU's layout."""
         if np.all(by == 1):
             return name
-        made = f"{self.graph.prefix}{next(self.numbers)}/{name}"
+        made = f"{self.graph.prefix}{name}/{next(self.numbers)}"
         if by.ndim < 2 or channels != len(by):
             return self._node("Mul", [name, self._constant(by, name)], made)
         filters = self._constant(by[:, np.newaxis], name)
@@ -382,7 +389,7 @@ class _Units:
             return
         emitted, unit = self.factored(current)
         self.units[state] = unit
-        op, made = SPIKING_POOLS[node.op_type], self.graph.prefix + x
+        op, made = SPIKING_POOLS[node.op_type], self._in_thresholds(x)
         before, after = f"{made}/before", f"{made}/after"
         self._node("Add", [state, emitted], summed)
         self._node(op, [summed], after, **attributes_of(node))

@@ -336,7 +336,7 @@ def _step_model(
             x, above = node.outputs[0], summed[_positive(node, prefix).name]
             step.nodes.append(gs.Node("Relu", above.name, {}, [x], [above]))
         if node.op == "IF":
-            lower_if(step, node, prefix)
+            lower_if(step, node, f"{prefix}neuron/")
     sums_in, sums_out = [], []
     for name, tensor in summed.items():
         state, dtype = sums[name], sums[name].start.dtype

@@ -91,7 +91,7 @@ def _time_batched(
         apart.attribute.append(helper.make_attribute("num_outputs", len(outputs)))
     return [
         helper.make_node("Concat", inputs, [f"{name}/in"], f"{name}/in", axis=axis),
-        renamed(node, names, name),
+        renamed(node, names, f"{name}/node"),
         apart,
     ]
 

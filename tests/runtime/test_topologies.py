@@ -13,6 +13,7 @@ from onnx2snn import (
     convert,
     evaluate,
     from_arrays,
+    to_loop,
 )
 
 RNG = np.random.default_rng(0)
@@ -96,6 +97,37 @@ def test_names_of_the_users_tensors_are_no_obstacle():
         np.testing.assert_array_equal(
             SpikingSession(snn).run(X, 8).output, plain_loop(snn, X, 8)[0]
         )
+
+
+@pytest.mark.parametrize(
+    ("node", "spikes", "last"),
+    [
+        # A neuron's node, and what another emits: a sum, a potential, a threshold, a count.
+        ("sum", "q", "u"), ("sum/a", "q", "a/u"), ("sum", "V_th", "q"), ("n", "q", "more"),
+        ("before", "v/spent", "q"), ("before/v", "q", "spent"), ("silent", "none", "q"),
+        ("n", "q", "q/u"), ("n", "0", "u"), ("n", "q/x", "q"), ("positive", "q", "u"),
+    ],
+)  # fmt: skip
+def test_names_of_nodes_and_tensors_may_be_any(node, spikes, last):
+    text = (
+        f"{IMAGE} => (float[N, 2, 2, 2] y) {{ a = Conv(x, k) b = Clip(a, lo, hi) c = Conv(b, k) "
+        "d = Clip(c, lo, hi) e = Conv(d, k) y = Clip(e, lo, hi) }"
+    )
+    wanted = SpikingSession(convert(model(text, WEIGHTS)).model).run(X, 13, [4])
+    proto = model(text, WEIGHTS)
+    given = {"b": spikes, "d": last}
+    for each in proto.graph.node:
+        for names in (each.input, each.output):
+            names[:] = [given.get(name, name) for name in names]
+    proto.graph.node[1].name = node
+    snn = convert(proto).model
+    found = SpikingSession(snn).run(X, 13, [4])
+    for t in (4, 13):
+        np.testing.assert_array_equal(found.outputs[t], wanted.outputs[t])
+        counts, plain = (list(r.readouts[t].spike_counts.values()) for r in (found, wanted))
+        np.testing.assert_array_equal(counts, plain)
+    (looped,) = stock.run(to_loop(snn, 13), {"x": X}).values()
+    np.testing.assert_array_equal(looped, wanted.output)
 
 
 @pytest.mark.parametrize(
