@@ -88,7 +88,7 @@ def obstacles(
     if on_means:
         refusals = [refusal for refusal in refusals if refusal.node not in averaged]
     advised = [_with_advice(refusal, sources, averaged) for refusal in refusals]
-    return advised + _constant_outputs(graph)
+    return advised + constant_outputs(graph)
 
 
 def _with_advice(refusal: Refusal, sources: Mapping[str, str], averaged: Container[str]) -> Refusal:
@@ -111,7 +111,8 @@ def _with_advice(refusal: Refusal, sources: Mapping[str, str], averaged: Contain
     return replace(refusal, reason=f"{refusal.reason}; {advice}")
 
 
-def _constant_outputs(graph: gs.Graph) -> list[Refusal]:
+def constant_outputs(graph: gs.Graph) -> list[Refusal]:
+    """The outputs that depend neither on inputs nor on their shapes, with the reason."""
     computed = downstream(graph, graph.inputs, shapes=True)
     reason = "depends on no input of the model: leave it out of the outputs"
     constant = [tensor for tensor in graph.outputs if tensor.name not in computed]

@@ -14,6 +14,7 @@ from onnx2snn.graph_passes import DataError, ModelError, PassReport, fold_consta
 from onnx2snn.graph_passes.batch_axis import free_batch_axis
 from onnx2snn.graph_passes.driver import Pass
 from onnx2snn.graph_passes.graph.editing import is_floating
+from onnx2snn.graph_passes.graph.obstacles import constant_outputs
 from onnx2snn.graph_passes.graph.regions import downstream
 from onnx2snn.graph_passes.model_files.io import to_parts
 from onnx2snn.graph_passes.model_files.weights import ModelParts
@@ -69,8 +70,12 @@ def open_batch_axis(
 def _tried(graph: gs.Graph, ann: ModelParts, data: Data | None, size: int, sample: Sample) -> float:
     """How far samples depend on each other, tried on a sample and on the first ones of the data.
 
-    Raises ``ModelError`` or ``DataError`` where the network does not run, or there are none.
+    Raises ``ModelError`` or ``DataError`` where the network does not run, there are none, or an
+    output is constant.
     """
+    if constant := constant_outputs(graph):
+        # No run shows whether it has rows of samples; no spiking network has such an output.
+        raise ModelError(f"output '{constant[0].node}' is constant")
     parts: list[dict[str, np.ndarray]] = []
     if data is not None:
         parts = [dict(by_name(x)) for x, _ in itertools.islice(data.batches(size), 3)]

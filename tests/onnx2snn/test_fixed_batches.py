@@ -5,7 +5,7 @@ import pytest
 from onnx_text import model, run
 
 from onnx2snn import SpikingSession, check, convert, from_arrays
-from onnx2snn.graph_passes import ModelError
+from onnx2snn.graph_passes import ModelError, UnsupportedModelError
 
 RNG = np.random.default_rng(0)
 VALUES = {
@@ -102,6 +102,15 @@ def test_other_outputs(outputs, more, opened):
     )
     made = convert(model(text, values))
     assert first_size(made) == ("N" if opened else 1)
+
+
+@pytest.mark.parametrize("more", ["s = Identity(w)", "s = Expand(one, flat)"])
+def test_a_constant_output_is_refused(more):
+    """Run on more samples, the ANN gives it once for each of them, a network of any once."""
+    text = "net (float[1, 6] x) => (float[a, b] y, float[a, b] s)"
+    ann = model(f"{text} {{ n = Identity(x) {LAYERS} {more} }}", VALUES)
+    with pytest.raises(UnsupportedModelError, match="output 's': depends on no input"):
+        convert(ann, calibration=from_arrays(X), recipe="opi")
 
 
 def test_a_sequence_is_no_input_or_output():
