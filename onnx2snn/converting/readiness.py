@@ -51,6 +51,8 @@ POOL_ROLES = {"exact": "counting pool", "keep": "max-pool"}
 class NodeReport:
     """One node in canonical form: what it would become, why not, and the option it needs.
 
+    Also an output of the model that is in the way: its ``op`` is "output".
+
     ``role``: neuron, linear, counting pool, max-pool, approximated, on means, before the neurons,
     read-out or obstacle.
     """
@@ -115,6 +117,12 @@ def check(
             else row
             for row in rows
         ]
+    named = {row.node for row in rows}
+    rows += [
+        NodeReport(refusal.node, refusal.op, "obstacle", refusal.reason)
+        for refusal in seen.found.values()
+        if refusal.node not in named
+    ]
     options = _options(rows, seen, maxpool)
     remedies = [*_other_ways(network, seen, approximate), *_other_pools(network, seen)]
     converts = not seen.found and any(row.role in ("neuron", "approximated") for row in rows)

@@ -1033,6 +1033,13 @@ def test_exponents_that_differ_are_no_curve():
         assert ("approximate N" in str(caught.value)) == (advice != "everywhere")
 
 
+def test_check_names_constant_outputs():
+    text = "net (float[N, 6] x) => (float[N, 6] y, float[6, 6] c) { y = Relu(x) c = Identity(w) }"
+    (row,) = (row for row in check(model(text, WEIGHTS)).nodes if row.role == "obstacle")
+    assert (row.node, row.op) == ("c", "output")
+    assert row.reason.startswith("depends on no input")
+
+
 def test_check_names_what_stands_in_the_way():
     text = CURVED.replace("a = MatMul(x, w)", "z = Relu(x) a = MatMul(z, w)")
     result = check(model(text, WEIGHTS))
