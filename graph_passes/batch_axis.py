@@ -15,6 +15,7 @@ from .graph.shapes import infer_shapes
 from .graph.tidying import tidy
 from .model_files.io import to_graph, to_parts
 from .spellings.fold_constants import fold_constants
+from .spellings.fused_layers import split_fused_layers
 
 _EXPAND = 8
 """The opset that it is in."""
@@ -98,8 +99,10 @@ def _shapes_of_the_batch(graph: gs.Graph) -> dict[str, list[int | str] | None]:
     read += [tensor for n in graph.nodes if n.op == "Concat" for tensor in n.inputs]
     known = all(isinstance(size, int) for t in read for size in t.shape or ["?"])
     if not known and graph.opset >= MIN_OPSET:
-        # Sizes that nodes work out, as PyTorch's older exporter writes chunk, are known then.
+        # Sizes that nodes work out, as PyTorch's older exporter writes chunk, are known then, and
+        # what is behind layers that ONNX Runtime has fused.
         fixed = to_graph(to_parts(graph))
+        split_fused_layers(fixed)
         fold_constants(fixed)
         infer_shapes(fixed)
         tensors |= fixed.tensors()

@@ -113,6 +113,21 @@ def test_behind_sizes_that_nodes_work_out(batch):
     np.testing.assert_allclose(run(g, x), np.concatenate(apart), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_behind_layers_that_onnx_runtime_fused(batch):
+    """Of which ONNX knows no shape."""
+    g = graph(
+        f"g (float[{batch}, 2, 4] x) => (float[a, b] y) {{ "
+        'c = com.microsoft.FusedConv<activation = "Relu">(x, k) s = Reshape(c, rows) '
+        "y = MatMul(s, w) }",
+        {"k": normal(3, 2, 1), "rows": np.array([batch, -1]), "w": normal(12, 5)},
+    )
+    x = normal(6, 2, 4)
+    apart = [run(g, x[i : i + batch]) for i in range(0, 6, batch)]
+    changes_once(free_batch_axis, g)
+    np.testing.assert_allclose(run(g, x), np.concatenate(apart), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("axis", [1, -2])
 @pytest.mark.parametrize("opset", [11, 17])
 @pytest.mark.parametrize("token", ["Identity(c)", "Expand(c, wanted)", "Mul(c, two)"])
