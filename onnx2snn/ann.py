@@ -1,6 +1,6 @@
 """The ANN that a spiking network is made from: in ONNX Runtime, and as a graph."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -32,7 +32,7 @@ class Ann:
         once: bool = False,
     ):
         structure = zip_maps_to_tensors(model.structure)
-        require_no_neurons(structure)
+        require_no_neurons(structure.graph.node)
         chosen = resolve_providers(providers)
         # ONNX Runtime's optimisations of quantized weights round activations as well.
         once = once or any(n.op_type == "DequantizeLinear" for n in structure.graph.node)
@@ -78,15 +78,18 @@ def one_after_the_other(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.
     return {name: np.concatenate([np.atleast_1d(p[name]) for p in parts]) for name in parts[0]}
 
 
-def has_neurons(model: onnx.ModelProto) -> bool:
-    """Whether a model is a spiking network."""
-    return any(map(neurons.is_stateful, model.graph.node))
+def has_neurons(nodes: Iterable[gs.Node | onnx.NodeProto]) -> bool:
+    """Whether nodes are those of a spiking network."""
+    return any(map(neurons.is_stateful, nodes))
 
 
-def require_no_neurons(model: onnx.ModelProto) -> None:
-    """Raise ``ModelError`` if the model has neurons."""
-    if has_neurons(model):
-        raise ModelError("the model given as the ANN is a spiking network")
+def require_no_neurons(nodes: Iterable[gs.Node | onnx.NodeProto]) -> None:
+    """Raise ``ModelError`` if any of an ANN's nodes is a neuron."""
+    if has_neurons(nodes):
+        raise ModelError(
+            "the model given as the ANN is a spiking network: give the network that it was "
+            "converted from"
+        )
 
 
 def import_ann(parts: ModelParts) -> gs.Graph:

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnx2snn.ann import require_no_neurons
 from onnx2snn.graph_passes import (
     MissingThresholdError,
     ModelError,
@@ -87,8 +88,7 @@ def notes_on_spikes(graph: gs.Graph, maxpool: MaxPool) -> list[str]:
 
 def require_ann(graph: gs.Graph) -> None:
     """Refuse what is no ANN: spiking networks, models without inputs or of other things."""
-    if stateful_nodes(graph):
-        raise ModelError("the model is a spiking network already: use it with run or evaluate")
+    require_no_neurons(graph.nodes)
     if not graph.inputs or not graph.outputs:
         raise ModelError("the model has no inputs or no outputs: it computes a constant")
     for tensor in graph.inputs:

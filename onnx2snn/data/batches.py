@@ -60,7 +60,8 @@ def samples_at_once(
     """
     batch_size = optional_whole("batch_size", batch_size, 1)
     once = _fixed_batch(model, data)
-    if once and has_neurons(model.structure) and (batch_size is None or batch_size % once == 0):
+    spiking = has_neurons(model.structure.graph.node)
+    if once and spiking and (batch_size is None or batch_size % once == 0):
         return once
     if batch_size is not None:
         return batch_size

@@ -103,7 +103,7 @@ def with_open_batch(ann: Path, folder: Path) -> Path:
     file that is no ANN.
     """
     parts = read_parts(ann)
-    require_no_neurons(parts.structure)
+    require_no_neurons(parts.structure.graph.node)
     graph = to_graph(parts)
     if not any(tensor.shape and isinstance(tensor.shape[0], int) for tensor in graph.inputs):
         return ann
@@ -239,7 +239,7 @@ class AnnRuns:
     def load(self) -> None:
         """Make the session; ``ModelError`` if the ANN takes other inputs than the SNN."""
         parts = read_parts(self._path)
-        require_no_neurons(parts.structure)
+        require_no_neurons(parts.structure.graph.node)
         self._session = create_session(parts, [CPU], self._threads)
         inputs = {source.name: source.shape for source in self._session.get_inputs()}
         known = {

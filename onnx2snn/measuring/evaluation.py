@@ -84,7 +84,7 @@ def evaluate(
     together = samples_at_once(parts, data, batch_size, OVER_TIME, ann_parts)
     running = Running(together, providers, report)
     if ann_parts is not None:
-        require_no_neurons(ann_parts.structure)
+        require_no_neurons(ann_parts.structure.graph.node)
     require_samples(data, parts.structure)
     session_of = partial(SpikingSession, parts, providers, threads, max_memory=max_memory)
     unrounded = None

@@ -857,6 +857,19 @@ def test_ann_of_another_network(snn):
         assert message in invoke(*options, code=1).output
 
 
+def test_a_spiking_network_in_the_place_of_the_ann(snn):
+    for words in (
+        ("convert", snn, "-o", "out.onnx"),
+        ("check", snn),
+        ("compare", snn, "--data", "data.npz", "-T", 4),
+        ("evaluate", snn, "--data", "data.npz", "-T", 4, "--ann", snn),
+        ("diagnose", snn, "--data", "data.npz", "-T", 4, "--ann", snn),
+        ("benchmark", snn, "-T", 4, "--ann", snn),
+    ):
+        said = invoke(*words, code=1).output
+        assert "given as the ANN is a spiking network: give the network that it was" in said
+
+
 def test_json_has_no_infinity():
     """Of averages other differences are below 0, and so other logarithms infinite."""
     body = "c = Conv(x, w) r = Relu(c) p = MaxPool<kernel_shape = [2, 2]>(r) d = Conv(p, u)"

@@ -421,7 +421,7 @@ def test_other_floating_types(dtype, body, with_data):
 
 def test_refusals():
     snn = convert(model(MAX_POOLED, WEIGHTS), calibration=DATA).model
-    with pytest.raises(ModelError, match="spiking network already"):
+    with pytest.raises(ModelError, match="is a spiking network: give the network"):
         convert(snn)
     with pytest.raises(ModelError, match=r"no ReLU.*no activations"):
         convert(model("net (float[N] x) => (float[N] y) { y = Neg(x) }"))

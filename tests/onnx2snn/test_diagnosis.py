@@ -332,7 +332,7 @@ def test_what_cannot_be_diagnosed():
     ann, snn = two_layers()
     with pytest.raises(ModelError, match="no spiking neurons"):
         diagnose(ann, ann, from_arrays(X), 4)
-    with pytest.raises(ModelError, match="spiking network already"):
+    with pytest.raises(ModelError, match="is a spiking network: give the network"):
         diagnose(snn, snn, from_arrays(X), 4)
     for timesteps in (0, -1, 2.5, True):
         with pytest.raises(DataError, match="timesteps must be a whole number from 1"):
