@@ -95,7 +95,7 @@ def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> np.ndarr
 
 def read_image(path: Path, mode: Literal["RGB", "L"]) -> Any:
     """A ``PIL.Image`` of 8 bits; of 16 bits the high ones. Raises ``OSError``, naming the file."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
     from PIL.TiffImagePlugin import BITSPERSAMPLE
 
     # What Pillow raises for damaged files; the last is of its decoder of AVIF.
@@ -112,7 +112,13 @@ def read_image(path: Path, mode: Literal["RGB", "L"]) -> Any:
                 raise OSError("its pixels are neither of 8 nor of 16 bits")
             return Image.fromarray((pixels >> 8).astype(np.uint8)).convert(mode)
     except unreadable as error:
-        raise OSError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        why = getattr(error, "strerror", None)
+        if why is None:
+            # What Pillow says of what it does not know names the file, too.
+            unknown = isinstance(error, UnidentifiedImageError)
+            reason = "no image, or damaged" if unknown else str(error).rstrip(".")
+            why = f"{reason}; remove or replace it"
+        raise OSError(f"{path}: {why}") from error
 
 
 def has_both(folder: Path) -> bool:

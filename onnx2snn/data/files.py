@@ -217,7 +217,7 @@ def _open_folder(
             except ImportError as error:
                 raise DataError("images need Pillow: pip install pillow") from error
             except (OSError, ValueError) as error:
-                raise DataError(f"'{name}': {error}") from error
+                raise DataError(str(error)) from error
             yield wanted.normalise(images)
 
     title = f"{name} ({'training' if train else 'validation'} images)" if divided else name

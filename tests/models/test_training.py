@@ -471,7 +471,7 @@ def test_a_folder_of_images(tmp_path):
     assert result.exit_code == 0, result.output
     (tmp_path / "val" / "bees" / "0.png").write_bytes(b"no image")
     for workers in (0, 1):
-        with pytest.raises(ValueError, match=r"^.*bees/0.png: cannot identify image file") as error:
+        with pytest.raises(ValueError, match=r"^.*bees/0.png: no image, or damaged") as error:
             run("other", config, tmp_path / "other", tmp_path, workers=workers)
         assert "\n" not in str(error.value)
     (tmp_path / "val" / "bees").rename(tmp_path / "val" / "wasps")
