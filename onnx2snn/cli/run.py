@@ -44,12 +44,12 @@ from .parameter_types import TIMESTEPS, NamedPath
 
 
 @examples(
-    "  onnx2snn run snn.onnx --input images.npy -T 32 -o out.npz\n"
-    "  onnx2snn run snn.onnx --input images.npz -T 32 --readout 8,16 --coding poisson --seed 1"
+    "  onnx2snn run snn.onnx --data images.npy -T 32 -o out.npz\n"
+    "  onnx2snn run snn.onnx --data images.npz -T 32 --readout 8,16 --coding poisson --seed 1"
 )
 @click.command()
 @model_argument
-@click.option("--input", "source", metavar="DATA", required=True, help=f"Inputs: {DATA}.")
+@click.option("--data", "--input", "source", metavar="DATA", required=True, help=f"Inputs: {DATA}.")
 @timesteps_option
 @click.option("--readout", type=TIMESTEPS, help="More time-steps at which -o saves the output.")
 @click.option(

@@ -193,6 +193,12 @@ def test_run(snn):
     assert f"Index of the largest output: {largest}" in output
 
 
+def test_run_calls_data_as_other_commands_do(snn):
+    words = ("-T", 4, "--samples", 5)
+    by_data = as_json("run", snn, "--data", "data.npz", *words)
+    assert by_data == as_json("run", snn, "--input", "data.npz", *words)
+
+
 def test_run_refuses_to_write_its_npz_under_another_name(snn):
     said = invoke("run", snn, "--input", "data.npz", "-T", 4, "-o", "out.csv", code=1).stderr
     assert "'out.csv' would be an .npz" in said
