@@ -16,6 +16,7 @@ from .running import Report
 
 NETWORK = "resnet20-fashion-mnist.onnx"
 IMAGES = "fashion-mnist-2000.npz"
+MOST_IMAGES = 2000
 TIMESTEPS = [4, 8, 16, 32]
 POTENTIALS = {"v(0) = V_th/2": 0.5, "v(0) = 0": 0.0}
 

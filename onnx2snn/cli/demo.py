@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from onnx2snn.demo import TIMESTEPS, run_demo
+from onnx2snn.demo import MOST_IMAGES, TIMESTEPS, run_demo
 from onnx2snn.graph_passes.model_files.files import write_model
 from onnx2snn.graph_passes.model_files.whole_file import folder_for
 
 from . import tables, terminal
 from .options import examples, json_option
 from .outputs import print_json
-from .parameter_types import COUNT, NamedPath
+from .parameter_types import NamedPath
 from .plot import accuracy_plot, pyplot
 
 
@@ -24,7 +24,9 @@ from .plot import accuracy_plot, pyplot
     show_default=True,
     help="Folder for the networks and the plot; made if it is not there.",
 )
-@click.option("--samples", type=COUNT, help="How many of the 2,000 images.  [default: all]")
+@click.option(
+    "--samples", type=click.IntRange(1, MOST_IMAGES), help="How many of the images.  [default: all]"
+)
 @json_option
 def demo(output: Path, samples: int | None, as_json: bool) -> None:
     """Convert the shipped ResNet-20 and classify real images with it.

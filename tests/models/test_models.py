@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx2snn.demo import demo_images, demo_network
+from onnx2snn.demo import MOST_IMAGES, demo_images, demo_network
 from onnx2snn.graph_passes import canonicalise, infer_shapes, to_graph
 from onnx2snn.models.datasets import FASHION_MNIST_ROOT, fashion_mnist
 
@@ -29,7 +29,7 @@ def test_shipped_network():
 
 def test_shipped_images():
     data = demo_images()
-    assert data.shape == (2000, 1, 28, 28)
+    assert data.shape == (MOST_IMAGES, 1, 28, 28)
     x, y = next(data.batches(2000))
     assert (x.min(), x.max()) == (0, 1)
     np.testing.assert_array_equal(np.bincount(y) > 150, True)

@@ -392,6 +392,11 @@ def test_demo():
     onnx.checker.check_model("results/snn-half.onnx", full_check=True)
 
 
+def test_a_demo_of_more_images_than_ship_is_refused():
+    said = invoke("demo", "--samples", 2001, "--output", "results", code=2).output
+    assert "2001 is not in the range 1<=x<=2000" in said
+
+
 def test_a_demo_that_fails_leaves_no_new_folder(monkeypatch):
     def fails(*arguments):
         raise OutputError("no room")
