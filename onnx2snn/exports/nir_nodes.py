@@ -228,7 +228,7 @@ class NirWriter:
 
     def _reshape(self, node: gs.Node) -> Signal:
         x, shape = self._signal(node.inputs[0]), sizes_of(node.outputs[0])
-        if shape != (math.prod(x.shape),) or node.attrs.get("axis", 1) != 1:
+        if shape != (math.prod(x.shape),):
             return self._reshaped_input(node, x, shape)
         if len(x.shape) == 1:
             return x

@@ -159,7 +159,9 @@ def test_convert_json():
 def test_v_init(v_init):
     invoke("convert", "ann.onnx", "-o", "snn.onnx", "--v-init", v_init)
     onnx.checker.check_model("snn.onnx", full_check=True)
-    assert as_json("run", "snn.onnx", "--input", "data.npy", "-T", 4)["samples"] == 20
+    assert as_json("run", "snn.onnx", "--data", "data.npy", "-T", 4)["samples"] == 20
+    wanted = {"half": 0.5, "zero": 0.0, "0.3": 0.3}.get(v_init, v_init)
+    assert as_json("inspect", "snn.onnx")["recipe"]["v_init"] == wanted
 
 
 def test_convert_draws_from_the_seed():

@@ -198,6 +198,7 @@ EXACT = {
     "one channel, Squeeze": lambda: one_channel(
         "g = GlobalAveragePool(r) f = Squeeze(g, last) y = MatMul(f, v)"
     ),
+    "one channel, axis": lambda: one_channel("f = Flatten<axis = -3>(r) y = Gemm(f, u)"),
     "one channel, Mul": lambda: one_channel("f = Flatten(r) y = Mul(f, k)"),
     **{f"dyadic {s}": lambda s=s: dyadic_network(s) for s in (1, 2, 3, 4, 6, 9, 10, 14, 15)},
 }  # fmt: skip
