@@ -511,9 +511,12 @@ def test_inspect_shows_what_runs_on_tiles(snn):
     assert "unrolled, tiles" in invoke(*asked).output
     plan = as_json(*asked)["plan"]
     assert [layer["tiles"] for layer in plan["layers"]] == [True]
-    while plan["layers"][0]["tiles"]:
+    for _ in range(100):
+        if not plan["layers"][0]["tiles"]:
+            break
         less = str(plan["bytes"]["total"] - 1)
         plan = as_json(*asked, "--max-memory", less)["plan"]
+    assert not plan["layers"][0]["tiles"]
     assert plan["short_of_memory"]
     assert plan["chunks"]
 
@@ -526,10 +529,9 @@ def test_max_memory(snn):
     ):
         plain, within = as_json(*words), as_json(*words, "--max-memory", "1.5GB")
         if "inspect" in words:
-            # A budget counts on the lengths of ``chunks`` alone.
-            assert plain["plan"].pop("chunks_between")
-            assert not within["plan"].pop("chunks_between")
-            assert within["plan"].pop("bytes")["total"] < plain["plan"].pop("bytes")["total"]
+            # What prologue and read-outs hold counts within a budget alone.
+            assert plain["plan"]["chunks_between"]
+            assert within["plan"].pop("bytes")["total"] >= plain["plan"].pop("bytes")["total"]
         assert within == plain
         assert "max_memory is 2,048" in invoke(*words, "--max-memory", "2KiB", code=1).output
         assert "not a size such as 2GB" in invoke(*words, "--max-memory", "2 apples", code=2).output
