@@ -165,12 +165,11 @@ def choose(costs: Costs, run: Run, layout: Layout | None, shapes: Mapping[str, S
     """
     # Without tiles chunks may fit that otherwise do not.
     with_tiles = (True, False) if costs.free else (False,)
-    if costs.max_memory is not None:
-        best = Estimate(costs, run, with_tiles[0], layout)
-        if not best.fits(best.lengths_of_chunks[0]):
-            # Nor do as many samples in single time-steps and short chunks as take least time.
-            run = replace(run, groups=groups_of_all(run.groups.long))
     full = [Estimate(costs, run, tiles, layout) for tiles in with_tiles]
+    if costs.max_memory is not None and not full[0].fits(full[0].lengths_of_chunks[0]):
+        # Nor do as many samples in single time-steps and short chunks as take least time.
+        run = replace(run, groups=groups_of_all(run.groups.long))
+        full = [replace(way, run=run) for way in full]
     lean = []
     if costs.may_be_lean and (costs.in_chunks or costs.max_memory is not None):
         # Columns of many samples take memory, too.

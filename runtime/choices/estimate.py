@@ -290,17 +290,17 @@ class Estimate:
         """Bytes of all copies of weights."""
         costs = self.costs
         weights, copied = costs.weights, costs.copied
-        shared = weights + costs.held
+        outside = weights + costs.held
         if self.lean:
             matrices = bool(chunks) * sum(tiles.bytes_of_matrices for tiles in self.tiled.values())
-            return shared + matrices + sum(map(self._own, (*chunks, 1)))
+            return outside + matrices + sum(map(self._own, (*chunks, 1)))
         # One graph of time-steps, and one while it is made; or, while weights are rounded to 8
         # bits, what they were.
         made = max(2 * copied, weights - copied)
         # Chunks share what they have in the layout of the CPU, and what is in other units.
         first = max(map(self._weights_first, chunks), default=0)
         once = self._shared * bool(chunks) + first
-        return shared + made + once + sum(map(self._own, chunks))
+        return outside + made + once + sum(map(self._own, chunks))
 
     def _own(self, timesteps: int) -> int:
         """Bytes of weights that the graph of a chunk of so many time-steps holds itself."""

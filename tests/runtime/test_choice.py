@@ -119,8 +119,12 @@ def test_what_no_other_length_takes_is_left_over_of_all_chunks():
 
 @pytest.fixture
 def chunks_alone(monkeypatch):
+    leave_chunks_alone(monkeypatch)
+
+
+def leave_chunks_alone(patch):
     """There are no lengths between those of chunks."""
-    monkeypatch.setattr(estimate, "lengths_between", lambda *_: range(0))
+    patch.setattr(estimate, "lengths_between", lambda *_: range(0))
 
 
 @pytest.mark.usefixtures("chunks_alone")
@@ -152,7 +156,7 @@ def test_lengths_between_are_as_many_as_fit(monkeypatch, cached):
 
 def memory_of_chunks_alone(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(estimate, "lengths_between", lambda *_: range(0))
+        leave_chunks_alone(patch)
         return SpikingSession(wide(), threads=1).chosen(zeros(3)).memory
 
 
