@@ -254,8 +254,8 @@ def _solve(
 
 def _penalty(square: float, size: int, places: int) -> float:
     """That of so many weights at so many places, whose patches have this |P|^2."""
-    # Where next to nothing comes in the weights stay.
-    return RIDGE * square * (1 / size + 1 / max(places, 1)) + 1e-12
+    # Where nothing comes in the weights stay.
+    return RIDGE * square * (1 / size + 1 / max(places, 1)) or 1.0
 
 
 def _held_back(gram: np.ndarray, penalty: float) -> np.ndarray:

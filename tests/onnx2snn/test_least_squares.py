@@ -137,7 +137,7 @@ def test_advanced_calibration_fits_convolutions(layer, pruned):
     np.testing.assert_allclose(bias, weights["b"] + shift + delta, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("scale", [1, 1e10])
+@pytest.mark.parametrize("scale", [1, 1e10, 1e-10])
 @pytest.mark.parametrize("samples", [20, 50])
 def test_outputs_of_pruned_layers_are_systems_of_their_own(samples, scale, monkeypatch):
     """One that has no weights left, one with a single one, others with some; two at a time."""
