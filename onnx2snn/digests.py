@@ -74,8 +74,8 @@ def _digest_of_file(path: Path) -> str:
 
 
 OTHER_FILE = (
-    "by its SHA-256 this ANN's file is not the one the network was made from; comparisons with "
-    "the ANN hold only if both compute the same"
+    "the network does not say that it was made from this ANN's file, by its SHA-256; comparisons "
+    "with the ANN hold only if both compute the same"
 )
 """What is said of an ANN that is not the source of an SNN."""
 

@@ -12,7 +12,7 @@ from onnx2snn.inspection import notes_on_timesteps
 
 from . import terminal
 from .options import examples, force_option, json_option, model_argument, refuse_options
-from .outputs import print_json, require_output
+from .outputs import print_json, require_no_input, require_output
 from .parameter_types import LengthType, NamedPath
 
 
@@ -88,6 +88,8 @@ def export(
         raise click.UsageError(f"--to {target} needs -T, {what} of time-steps")
     if target == "triton":
         refuse_options(of_loop, "is for --to loop")
+        for name in (model.stem, f"{model.stem}-stateful"):
+            require_no_input(output / name / "1" / "model.onnx", model)
         folders = to_triton(
             model, output, int(timesteps), name=model.stem, gpu=gpu, force=force,
             preprocessing=preprocessing,

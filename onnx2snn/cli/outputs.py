@@ -45,10 +45,11 @@ def require_output(path: Path | None, *inputs: Path | str | None, new: bool = Fa
     check_writable(path)
     if new and path.exists():
         raise OutputError(f"'{path}' exists: give another name, or --force to replace it")
-    _require_no_input(path, *inputs)
+    require_no_input(path, *inputs)
 
 
-def _require_no_input(path: Path, *inputs: Path | str | None) -> None:
+def require_no_input(path: Path, *inputs: Path | str | None) -> None:
+    """Fail where a file that is to be written holds one of the inputs, or weights of it."""
     for source in inputs if path.exists() else ():
         if source is not None and any(path.samefile(each) for each in _files_of(Path(source))):
             raise OutputError(f"'{path}' is an input too: write the result to another file")
@@ -75,7 +76,7 @@ def require_state(state: Path, plot: Path | None, *inputs: Path | str | None) ->
     """
     if not os.path.isfile(state):
         check_writable(state)
-    _require_no_input(state, *inputs)
+    require_no_input(state, *inputs)
     require_plot(plot, *inputs)
     if plot is not None and plot.resolve() == state.resolve():
         raise OutputError(f"'{plot}' is the state file too: draw to another file")

@@ -21,6 +21,9 @@ def pyplot() -> Any:
         import matplotlib
     except ImportError as error:
         raise Onnx2SnnError("plots need matplotlib: pip install 'onnx2snn[plot]'") from error
+    except ValueError as error:
+        # As where MPLBACKEND names none of its backends.
+        raise Onnx2SnnError(f"matplotlib does not start: {error}") from error
     matplotlib.use("Agg")
     import matplotlib.pyplot as module
 

@@ -152,6 +152,8 @@ def _translated() -> Iterator[None]:
         raise DataError(str(error)) from error
     except RuntimeError as error:
         # Torch has no error of its own for it on a CPU.
-        if "allocate memory" in str(error):
-            raise MemoryError from error
+        if "allocate memory" in str(error) or "out of memory" in str(error):
+            raise Onnx2SnnError(
+                "out of memory: train in smaller batches, batch_size of a .toml file with settings"
+            ) from error
         raise

@@ -19,8 +19,8 @@ from onnx2snn.running import Running
 from onnx2snn.runtime.result import class_output
 
 NOT_CHECKED = (
-    "not checked: the sizes of the inputs are open and none of those tried runs, or the network's "
-    "activations would take over a gigabyte; with calibration data it is checked on them"
+    "not checked: none of the random inputs that were tried runs, or inputs or activations are too "
+    "large for a try; with calibration data it is checked on that"
 )
 """What is said of a rewriting on which two networks could not be compared."""
 

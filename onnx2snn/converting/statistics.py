@@ -131,18 +131,15 @@ def parse_statistic(text: str) -> Statistic:
 
     Raises ``DataError`` for anything else, and for percentiles outside (0, 100].
     """
-    if not isinstance(text, str):
-        raise DataError(f"'{text}' {_NO_STATISTIC}")
-    kind, _, number = text.partition("=")
     if text == "max":
         return Statistic("max")
     try:
-        q = float(number)
-    except ValueError:
-        q = np.nan
-    if kind == "max" or kind not in KINDS or not number:
-        raise DataError(f"'{text}' {_NO_STATISTIC}")
-    return Statistic(kind, q)
+        kind, number = text.split("=")
+        if kind != "max":
+            return Statistic(kind, float(number))
+    except (AttributeError, ValueError, DataError):
+        pass
+    raise DataError(f"'{text}' {_NO_STATISTIC}")
 
 
 class ActivationHistogram:

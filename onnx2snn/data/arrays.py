@@ -71,6 +71,8 @@ def _inputs_among(
         return given
     samples = _open_member(path, archive, "x").samples
     fitting = [name for name in given if _length(archive, name) == samples]
+    if wanted is None and "x" not in fitting:
+        raise DataError(f"'{path}': x holds no numbers")
     if wanted is None:
         return fitting
     _refuse_inputs(path, [name for name in given if name not in ("x", *fitting)], samples, wanted)
@@ -98,7 +100,9 @@ def arrays_besides(path: Path, inputs: Collection[str]) -> list[str]:
 
 
 def _names_in(archive: zipfile.ZipFile) -> list[str]:
-    return [name.removesuffix(".npy") for name in archive.namelist()]
+    """Of arrays: what else a zip may hold is none."""
+    names = archive.namelist()
+    return [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
 
 
 def _is_input_y(names: list[str], wanted: set[str] | None) -> bool:

@@ -60,20 +60,23 @@ class Data:
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the samples in order, ``batch_size`` at a time, the last batch what is left.
 
-        Raises ``DataError`` for a size that is none, and for data that cannot be read, or is not
-        finite.
+        Raises ``DataError`` for a size that is none, and for data that cannot be read, is not
+        finite, or has another number of samples than ``shape`` says.
         """
         batch_size = require_whole("batch_size", batch_size, 1)
-        start = 0
+        stop = 0
         for x in self.read(batch_size):
-            stop = start + number_of(x)
+            start, stop = stop, stop + number_of(x)
+            if stop > self.samples:
+                break
             for name, values in by_name(x).items():
                 if values.dtype.kind == "f" and not np.all(np.isfinite(values)):
                     first, *rest = np.argwhere(~np.isfinite(values))[0].tolist()
                     place = [start + first, *rest]
                     raise DataError(f"'{self.name}' holds NaN or infinity, first at {name}{place}")
             yield x, None if self.labels is None else self.labels[start:stop]
-            start = stop
+        if stop != self.samples:
+            raise DataError(f"'{self.name}' holds {self.samples} samples, but {stop} were read")
 
 
 def with_inputs(data: Data, names: Sequence[str]) -> Data:

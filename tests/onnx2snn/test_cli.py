@@ -267,7 +267,7 @@ def test_evaluate_says_what_does_not_belong_together(snn):
     other.doc_string = "other"
     onnx.save(other, "other.onnx")
     command = ("evaluate", snn, "--data", "data.npz", "-T", "2", "--ann", "other.onnx")
-    assert "this ANN's file is not the one" in invoke(*command).output
+    assert "does not say that it was made from this ANN's file" in invoke(*command).output
     invoke("convert", "ann.onnx", "-o", "best.onnx", "--calibration", "data.npz", "-T", "4")
     for times, noted in (("4", False), ("2,4", True)):
         output = invoke("evaluate", "best.onnx", "--data", "data.npz", "-T", times).output
@@ -1065,6 +1065,12 @@ def test_what_is_logged_is_a_note(snn, monkeypatch):
 def test_plots(snn, monkeypatch):
     options = ("evaluate", snn, "--data", "data.npz", "-T", "4", "--plot")
     assert "use one of" in invoke(*options, "curve.txt", code=1).output
+    with monkeypatch.context() as patch:
+        # As in a process of its own, in which nothing has imported it.
+        for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+            patch.delitem(sys.modules, name)
+        patch.setenv("MPLBACKEND", "nonsense")
+        assert "matplotlib does not start: " in invoke(*options, "curve.png", code=1).output
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "onnx2snn[plot]" in invoke(*options, "curve.png", code=1).output
 

@@ -3,6 +3,7 @@ import gzip
 import pickle
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,25 @@ def test_npz(tmp_path, save, order, batch_size):
     np.testing.assert_array_equal(x, X)
     np.testing.assert_array_equal(y, Y)
     np.testing.assert_array_equal(together(data, 7)[0], X)
+
+
+def test_an_npz_with_other_files_and_an_x_that_holds_no_numbers(tmp_path):
+    path = tmp_path / "d.npz"
+    np.savez(path, x=X)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("README.txt", "arrays of 23 images")
+    assert open_data(str(path)).shapes is None
+    for others in ({}, {"z": X}):
+        np.savez(path, x=np.full(23, "text"), **others)
+        with pytest.raises(DataError, match=r"d\.npz': x holds no numbers"):
+            open_data(str(path))
+
+
+@pytest.mark.parametrize("held", [22, 24])
+def test_data_that_reads_other_samples_than_its_shape_says(held):
+    data = replace(from_arrays(np.ones((held, 4))), shape=(23, 4))
+    with pytest.raises(DataError, match=rf"holds 23 samples, but {held} were read"):
+        list(data.batches(5))
 
 
 def test_npz_without_labels_and_big_endian(tmp_path):

@@ -427,7 +427,7 @@ def test_cli_json():
 
 @pytest.mark.usefixtures("folder")
 def test_cli_notes_and_errors():
-    assert "Note: by its SHA-256 this ANN's file is not the one" in invoke("other.onnx").output
+    assert "Note: the network does not say that it was" in invoke("other.onnx").output
     assert "no spiking neurons" in invoke("ann.onnx", code=1).output
     assert "cannot draw" in invoke("snn.onnx", "--plot", "layers.txt", code=1).output
     assert "is an input too" in invoke("snn.onnx", "--plot", "data.npz", code=1).output

@@ -275,11 +275,19 @@ def test_a_network_without_clips(here):
     assert "--calibration" not in text
 
 
-def test_a_start_that_fails_leaves_no_folder(here, monkeypatch):
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (FileNotFoundError("there are no images"), "there are no images"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), "batch_size of a .toml"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "batch_size of a .toml"),
+    ],
+)
+def test_a_start_that_fails_leaves_no_folder(here, monkeypatch, raised, told):
     from onnx2snn.cli import train as cli_train
 
     def no_images(*_, **__):
-        raise FileNotFoundError("there are no images")
+        raise raised
 
     monkeypatch.setattr(cli_train, "_torch", lambda: None)
     monkeypatch.setitem(sys.modules, "onnx2snn.models.run", SimpleNamespace(run=no_images))
@@ -287,7 +295,7 @@ def test_a_start_that_fails_leaves_no_folder(here, monkeypatch):
     for command in (["reproduce", "table1"], ["train", "vgg16-cifar10", "-o", "a/b"]):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 1
-        assert "there are no images" in result.output
+        assert told in result.output
         assert sorted(here.iterdir()) == before
     # One that was there stays, and so does what holds something.
     (here / "a").mkdir()
