@@ -77,7 +77,7 @@ def _files(
     )
     pages = (
         _page_of_loop(names[0], loop, timesteps),
-        _page_of_steps(names[1], stateful.model, kept, stateful.means),
+        _page_of_steps(names[1], stateful.model, kept, stateful.means, timesteps),
     )
     files: dict[Path, bytes] = {}
     for model_name, model, configuration, page in zip(
@@ -174,7 +174,7 @@ def _page_of_loop(name: str, model: onnx.ModelProto, timesteps: int) -> str:
 
 
 _STEPS = """\
-    T = 32
+    T = {timesteps}
     for t in range(1, T + 1):
         result = client.infer("{name}", inputs, sequence_id=7, sequence_start=t == 1,
                               sequence_end=t == T)
@@ -182,15 +182,16 @@ _STEPS = """\
 """
 
 
-def _page_of_steps(name: str, model: onnx.ModelProto, apart: set[str], means: Sequence[str]) -> str:
+def _page_of_steps(
+    name: str, model: onnx.ModelProto, apart: set[str], means: Sequence[str], timesteps: int
+) -> str:
     """``means``: the outputs of which a response is the read-out of all time-steps so far."""
     output = model.graph.output[0].name
     made = f'result.as_numpy("{output}")'
-    if output in means:
-        run = _STEPS.format(name=name, each=f"read_out = {made}")
-    else:
-        adding = _STEPS.format(name=name, each=f"total = total + {made}")
-        run = f"    total = 0\n{adding}    read_out = total / T\n"
+    each = f"read_out = {made}" if output in means else f"total = total + {made}"
+    run = _STEPS.format(name=name, timesteps=timesteps, each=each)
+    if output not in means:
+        run = f"    total = 0\n{run}    read_out = total / T\n"
     return (
         f"# {name}\n\nOne time-step of a spiking network, written by onnx2snn. A sequence of T "
         "requests is a run of T time-steps; the server keeps the membrane potentials, and a "

@@ -74,6 +74,7 @@ def stateful_model(snn: onnx.ModelProto) -> StatefulModel:
     nodes: list[onnx.NodeProto] = []
     states: list[SequenceState] = []
     constants: dict[str, np.ndarray] = {}
+    reshaped: set[str] = set()
 
     def per_sample(tensor: str, rank: int, name: str) -> str:
         """[N, 1] as [N, 1, ..., 1] of a rank."""
@@ -81,9 +82,9 @@ def stateful_model(snn: onnx.ModelProto) -> StatefulModel:
             return tensor
         shape = root + f"shape/{rank}"
         constants[shape] = np.array([-1] + [1] * (rank - 1))
-        made = helper.make_node("Reshape", [tensor, shape], [name], name)
-        if all(node.name != name for node in nodes):
-            nodes.append(made)
+        if name not in reshaped:
+            nodes.append(helper.make_node("Reshape", [tensor, shape], [name], name))
+            reshaped.add(name)
         return name
 
     times = {node.output[0] for node in proto.node if node.name in clocks}

@@ -60,9 +60,7 @@ def run_batches(
         for t, readout_t in result.readouts.items():
             if samples < data.samples:
                 before = outputs[t][0] if t in outputs else readout_t.values
-                _require_rows(
-                    readout_t.values, samples, before, min(running.batch_size, data.samples)
-                )
+                _require_rows(readout_t.values, samples, before, running.batch_size)
             outputs.setdefault(t, []).append(readout_t.values)
         for name, rate in result.firing_rates.items():
             rates[name] = rates.get(name, 0.0) + rate * samples / data.samples

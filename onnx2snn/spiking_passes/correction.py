@@ -89,6 +89,7 @@ def correct(
     """
     rounds = require_whole("rounds", rounds, 0)
     require_truths(weights=weights, biases=biases, potentials=potentials)
+    biases = biases and rounds > 0
     nodes = neuron_nodes(snn.graph)
     if weights or biases:
         require_channels(snn.graph, nodes, "no channels to correct")

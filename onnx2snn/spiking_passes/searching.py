@@ -115,6 +115,7 @@ def scale_thresholds(
     timesteps = min(snn.timesteps, BALANCING_STEPS)
     inputs = snn.first_batch(timesteps, SCALING_SAMPLES)
     read_outs, loss_of = _read_outs(snn, inputs)
+    before = _settings(nodes)
     starts = {node.name: initial_potential_of(node) / threshold_of(node) for node in nodes}
     for node in nodes:
         _start_at(node, 0.0)
@@ -153,7 +154,7 @@ def scale_thresholds(
             layer.fire()
     for node in nodes:
         _start_at(node, starts[node.name])
-    return True
+    return _settings(nodes) != before
 
 
 def _read_outs(

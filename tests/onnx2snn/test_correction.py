@@ -579,13 +579,16 @@ def test_potentials_take_what_shifts_leave_of_later_batches(monkeypatch):
         np.testing.assert_allclose(gap.mean(axis=0), 0, atol=1e-6)
 
 
-def test_where_no_biases_are_corrected_nothing_is_added():
+@pytest.mark.parametrize("settings", [{"weights": True, "biases": False}, {"rounds": 0}])
+def test_where_no_biases_are_corrected_nothing_is_added(settings):
+    changed = []
     recipe = Recipe(
-        "mine", "nobody", "weights alone", Statistic("max"),
-        passes=(partial(correct, weights=True, biases=False),),
+        "mine", "nobody", "no biases", Statistic("max"),
+        passes=(lambda snn: changed.append(correct(snn, **settings)),),
     )  # fmt: skip
     conversion = convert(one(3), calibration=SMALL, recipe=recipe, timesteps=4)
     assert [node.op_type for node in conversion.model.graph.node] == ["IF"]
+    assert changed == ["weights" in settings]
 
 
 def test_potentials_move_by_the_share_of_each_batch():

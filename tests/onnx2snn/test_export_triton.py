@@ -124,10 +124,9 @@ def test_the_call_on_the_page_gives_the_read_out(case, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tritonclient", SimpleNamespace(http=stub))
     monkeypatch.setitem(sys.modules, "tritonclient.http", stub)
     page = (folder / "README.md").read_text().partition("\n    import")
-    sizes = ", ".join(map(str, (1, *shape)))
-    for own, mine in ((f"np.zeros([{sizes}], np.float32)", "x"), ("T = 32", "T = 8")):
-        assert own in page[2]
-        page = (*page[:2], page[2].replace(own, mine))
+    own = f"np.zeros([{', '.join(map(str, (1, *shape)))}], np.float32)"
+    assert own in page[2]
+    page = (*page[:2], page[2].replace(own, "x"))
     names = {"x": np.float32(x)[None]}
     exec(textwrap.dedent(page[1] + page[2]), names)
     wanted = SpikingSession(snn).run(np.float32(x)[None], 8).output
@@ -159,6 +158,20 @@ def test_repository(tmp_path):
     assert (tmp_path / "r" / "snn" / "2").is_dir()
     assert (tmp_path / "r" / "snn" / "config.pbtxt").read_text() != "mine"
     assert not list((tmp_path / "r").glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["model", "model-stateful"])
+def test_a_model_is_not_replaced_by_its_export(tmp_path, name):
+    """One that stands in a repository, where its name is that of the export."""
+    source = tmp_path / name / "1" / "model.onnx"
+    source.parent.mkdir(parents=True)
+    onnx.save(convert(dyadic.to_onnx(dyadic.finish(2))).model, source)
+    before = source.read_bytes()
+    arguments = ["export", source, "--to", "triton", "-T", 7, "-o", tmp_path, "--force"]
+    found = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert found.exit_code == 1
+    assert f"'{source}' is an input too" in found.output
+    assert source.read_bytes() == before
 
 
 def test_a_file_in_a_models_place_is_named(tmp_path):

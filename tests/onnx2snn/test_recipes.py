@@ -1195,6 +1195,18 @@ def test_rnl_recalibrates_to_the_bound_at_most():
     assert first.threshold == 1
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_scale_of_1_changes_nothing(scale):
+    changed = []
+
+    def scale_all(snn):
+        changed.append(searching.scale_thresholds(snn, scales=(scale,), factors=(), rounds=0))
+
+    recipe = replace(recipe_by_name("rnl"), name="mine", passes=(scale_all,))
+    convert(two(), calibration=DATA, recipe=recipe, timesteps=4)
+    assert changed == [scale != 1]
+
+
 @pytest.mark.parametrize(
     ("recipe", "given"),
     [
