@@ -22,7 +22,11 @@ def flatten_branches(graph: gs.Graph) -> None:
 
     onnx-graphsurgeon's own flattening leaves an If of several outputs broken.
     """
-    known = {id(node) for node in graph.nodes if _takes_a_known_branch(node)}
+    known = {
+        id(node)
+        for node in graph.nodes
+        if node.op == "If" and constant_value(node.inputs[0]) is not None
+    }
     if not known:
         return
     rest, tensors = [node for node in graph.nodes if id(node) not in known], graph.tensors()
@@ -44,11 +48,6 @@ def flatten_branches(graph: gs.Graph) -> None:
     # The nodes of a branch are the graph's own now, and often have no names.
     name_nodes(graph)
     mark_inner_nodes(graph)
-
-
-def _takes_a_known_branch(node: gs.Node) -> bool:
-    # Of an If that was computed, its results being constant, nothing is left to be made.
-    return node.op == "If" and bool(node.outputs) and constant_value(node.inputs[0]) is not None
 
 
 def _branch_taken(node: gs.Node) -> gs.Graph:

@@ -123,6 +123,9 @@ def _stays(graph: gs.Graph) -> Callable[[gs.Node], bool]:
         nonlocal left
         if neurons.is_stateful(node) or node.op in RANDOM_OPS or node.op == "Dropout":
             return True
+        if node.op == "If":
+            # It becomes its branch, whole: of several results some alone would be computed.
+            return True
         if (node.domain or "") not in _KNOWN_DOMAINS:
             # One that ONNX Runtime cannot compute would keep it from all others.
             return True

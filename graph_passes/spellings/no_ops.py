@@ -11,6 +11,7 @@ from onnx2snn.graph_passes.graph.editing import (
     optional_input,
     replace_node,
     require_opset,
+    until_done,
 )
 from onnx2snn.graph_passes.graph.tidying import tidy
 from onnx2snn.graph_passes.graph.windows import pads_of_window
@@ -24,6 +25,11 @@ def remove_no_ops(graph: gs.Graph) -> bool:
     the graph's and whose input is an input or an output of the graph.
     """
     require_opset(graph)
+    # The type of what a node makes may be known by the name that it then has alone.
+    return until_done(_remove_once, graph)
+
+
+def _remove_once(graph: gs.Graph) -> bool:
     changed = False
     for node in list(graph.nodes):
         if node.op == "CastLike" and not node.domain and node.inputs[1].dtype is not None:

@@ -179,6 +179,20 @@ def test_a_branch_that_is_constant(inside):
     np.testing.assert_array_equal(run(g, X), wanted)
 
 
+@pytest.mark.parametrize("inside", ["o = Neg(two) u = Abs(two)", "o = Neg(two) u = Neg(m)"])
+def test_a_branch_of_which_some_results_are_constant_alone_or_read_by_constants(inside):
+    g = graph(
+        "g (float[N, 4] x) => (float[N, 4] y) { m = MatMul(x, w) k, l = If (yes) <then_branch = "
+        f"t () => (float o, float u) {{ {inside} }}, else_branch = e () => (float o2, float u2) "
+        "{ o2 = Abs(two) u2 = Neg(two) }> s = Neg(k) a = Mul(x, s) y = Mul(a, l) }",
+        WEIGHTS,
+    )
+    wanted = run(g, X)
+    changes_once(fold_constants, g)
+    assert "If" not in ops(g)
+    np.testing.assert_array_equal(run(g, X), wanted)
+
+
 @pytest.mark.parametrize("size", [15, 16])
 @pytest.mark.parametrize("outside", [False, True])
 def test_what_a_branch_reads_from_outside_is_no_stub(size, outside):

@@ -266,6 +266,9 @@ NO_OPS = {
 }
 
 
+LATE = "a = Exp(x) c = Cast<to = 1>(a) z = Neg(c) y = Identity(a)"
+
+
 @pytest.mark.parametrize("name", NO_OPS)
 def test_remove_no_ops(name):
     values = {"zeros": np.zeros(6, np.int64), "one": np.float32(1), "ones": np.array([1])}
@@ -274,6 +277,14 @@ def test_remove_no_ops(name):
     assert ops(g) == ["Neg"]
     assert [tensor.name for tensor in g.outputs] == ["y"]
     np.testing.assert_array_equal(run(g, X), -X)
+
+
+def test_a_cast_whose_type_is_that_of_an_output_is_no_op():
+    """It reads the output only once another no-op is gone."""
+    g = graph(f"g (float[N, 3, 4] x) => (float[N, 3, 4] y, float[N, 3, 4] z) {{ {LATE} }}")
+    changes_once(remove_no_ops, g)
+    assert ops(g) == ["Exp", "Neg"]
+    np.testing.assert_allclose(run(g, X, output=1), -np.exp(X), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
