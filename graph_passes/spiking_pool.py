@@ -7,7 +7,7 @@ from .errors import Refusal, UnsupportedModelError
 from .graph import neurons
 from .graph.editing import constant_value, is_used, replace_node
 from .graph.operators import MAX_POOLS
-from .graph.regions import behind_nonlinear, downstream
+from .graph.regions import behind_nonlinear, downstream, downstream_of
 from .graph.shapes import require_ranks
 from .graph.states import StateEditor, clock
 from .graph.tidying import tidy
@@ -63,10 +63,11 @@ def thresholds_to_spiking(graph: gs.Graph) -> bool:
 def _reached(graph: gs.Graph) -> list[gs.Node]:
     """The standard nodes whose first input spikes reach, but for those of the read-out.
 
-    What is behind a Softmax there counts no spikes: it is computed on the mean over time.
+    What is behind a Softmax there counts no spikes: it is computed on the mean over time, as is
+    what is behind such a mean already.
     """
     spikes = downstream(graph, [node.outputs[0] for node in neurons.stateful_nodes(graph)])
-    spikes -= behind_nonlinear(graph)
+    spikes -= behind_nonlinear(graph) | downstream_of(graph, neurons.mean_nodes(graph))
     return [
         node
         for node in graph.nodes

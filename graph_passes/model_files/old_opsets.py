@@ -22,10 +22,12 @@ _ADVICE = f"export the network again with opset {NEURON_OPSET} or newer"
 def convert_opset(structure: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """A model of an old opset in ``neurons.NEURON_OPSET``.
 
-    Raises ``ModelError`` if onnx's version converter cannot do it, for a Resize to the nearest
-    sample by constant scales of which some are above 1 and others below, no power of two, and for
-    a Dropout before opset 12 whose mask is used.
+    Raises ``ModelError`` if onnx's version converter cannot do it, for a Scan of opset 8, for a
+    Resize to the nearest sample by constant scales of which some are above 1 and others below, no
+    power of two, and for a Dropout before opset 12 whose mask is used.
     """
+    if opset < 9:
+        _refuse_scans(structure)
     # The first IR versions want every initializer to be an input as well.
     structure.ir_version = max(structure.ir_version, 8)
     types = _types_in(structure) if opset < 11 else {}
@@ -71,6 +73,16 @@ def _drop_unused_value(node: onnx.NodeProto) -> None:
     mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
     if _is(node, "Pad") and mode != b"constant":
         replace_all(node.attribute, [a for a in node.attribute if a.name != "value"])
+
+
+def _refuse_scans(structure: onnx.ModelProto) -> None:
+    """Raise ``ModelError`` for a Scan that goes through each sample: the converter leaves it so."""
+    for node in every_node(structure):
+        if _is(node, "Scan"):
+            raise ModelError(
+                f"Scan '{called(node)}' is that of opset 8, which goes through each sample, and no "
+                f"Scan from opset 9 on does: {_ADVICE}"
+            )
 
 
 def _drop_masks(structure: onnx.ModelProto) -> None:

@@ -147,6 +147,16 @@ def test_outputs_that_are_left_out_do_not_count(opset):
     np.testing.assert_array_equal(run(upgrade_opset(proto), x), before)
 
 
+def test_a_scan_that_goes_through_each_sample_is_refused():
+    text = (
+        "g (float[1, 2] h, float[1, 3, 2] x) => (float[1, 2] y, float[1, 3, 2] z) { "
+        "y, z = Scan<num_scan_inputs = 1, body = b (float[2] s, float[2] n) => "
+        '(float[2] o, float[2] p) { o = Add(s, n) p = Identity(o) }>("", h, x) }'
+    )
+    with pytest.raises(ModelError, match="Scan 'y' is that of opset 8"):
+        upgrade_opset(model(text, opset=8))
+
+
 def with_mask(opset, place):
     """A Dropout whose mask is a value_info or an output."""
     proto = model("g (float[N, 2] x) => (float[N, 2] y) { y, mask = Dropout(x) }", opset=opset)

@@ -8,6 +8,7 @@ from onnx2snn import convert
 from onnx2snn.graph_passes import (
     UnsupportedModelError,
     activations_to_neurons,
+    average_before_read_out,
     max_to_spiking_pool,
     set_initial_potential,
     stateful_nodes,
@@ -264,3 +265,16 @@ def test_pools_of_the_read_out_count_no_spikes():
     )
     snn = convert(model(text, {"zero": np.float32(0), "one": np.float32(1)}), maxpool="exact")
     assert [n.op_type for n in snn.model.graph.node][-2:] == ["Softmax", "GlobalMaxPool"]
+
+
+@pytest.mark.parametrize("change", [max_to_spiking_pool, thresholds_to_spiking])
+@pytest.mark.parametrize("op", ["GlobalMaxPool", "ThresholdedRelu<alpha = 0.25>"])
+def test_what_is_behind_an_average_over_time_is_computed_on_it(op, change):
+    """The pass that makes those came first."""
+    g = spiking(f"{SIGNATURE} {{ {NEURON} y = {op}(s) }}")
+    assert average_before_read_out(g)
+    assert not change(g)
+    result, spikes = over_time(g, X.astype(np.float32))
+    mean = spikes.mean(0, dtype=np.float64)
+    wanted = mean.max((2, 3), keepdims=True) if "Pool" in op else np.where(mean > 0.25, mean, 0)
+    np.testing.assert_allclose(result[-1], wanted, rtol=1e-6)
