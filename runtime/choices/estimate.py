@@ -290,7 +290,9 @@ class Estimate:
         """Bytes of all copies of weights."""
         costs = self.costs
         weights, copied = costs.weights, costs.copied
-        outside = weights + costs.held
+        # A budget decides whether they are held: if it were refused by them, which are a small
+        # part of it, a larger one might be, too.
+        outside = weights + (costs.held if chunks else 0)
         if self.lean:
             matrices = bool(chunks) * sum(tiles.bytes_of_matrices for tiles in self.tiled.values())
             return outside + matrices + sum(map(self._own, (*chunks, 1)))

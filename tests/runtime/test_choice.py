@@ -369,9 +369,10 @@ def test_prologue_and_read_outs_hold_a_small_part_of_a_budget():
         progress = with_budget(deep(), most)._progress
         assert bool(progress.prologue.session.weight_feed) != held
         assert progress.time_steps.costs.held == held * bytes_of_first
-    # Of three matrices in all; a graph holds them once more, and so does one that is made.
+    # Of three matrices in all; a graph holds them once more, and so does one that is made. What
+    # the prologue holds counts beside chunks.
     chosen = with_budget(deep(), plan="step").chosen(x)
-    assert chosen.memory.weights == (3 * 3 + 1) * bytes_of_first
+    assert chosen.memory.weights == 3 * 3 * bytes_of_first
 
 
 def test_float16_is_never_lean():
@@ -469,15 +470,33 @@ def test_within_a_budget_memory_is_given_back_once_counts_are_worked_out(monkeyp
     assert len(given_back) == times
 
 
+def needed(snn, x, **run):
+    """The bytes that a refusal names."""
+    with pytest.raises(DataError, match="needs about") as refusal:
+        SpikingSession(snn, threads=1, max_memory=1000).chosen(x, **run)
+    return int(re.search(r"about ([\d,]+) bytes", str(refusal.value))[1].replace(",", ""))
+
+
+def test_the_bytes_that_a_refusal_names_are_enough_and_more_are():
+    """Also where a 32nd of them is about what the prologue holds of weights, once more."""
+    text = "net (float[N, 784] x) => (float[N, 9] y) { a = MatMul(x, w) c = Clip(a, lo, hi) "
+    values = {"lo": np.float32(0), "hi": np.float32(1)}
+    x = np.zeros((1, 784), np.float32)
+    for width in range(300, 321, 4):
+        values |= {"w": np.ones((784, width), np.float32), "v": np.ones((width, 9), np.float32)}
+        snn = convert(model(f"{text} y = MatMul(c, v) }}", values)).model
+        least = needed(snn, x)
+        for most in (least, *range(least, least + 2 * least // 32, 2**17)):
+            with_budget(snn, most).chosen(x)
+        with pytest.raises(DataError, match="needs about"):
+            with_budget(snn, least - 1).chosen(x)
+
+
 def test_a_step_needs_no_read_outs_of_a_run_that_was_refused():
     snn, x = wide(), zeros(40)
 
-    def needed(readouts):
-        with pytest.raises(DataError, match="needs about") as refusal:
-            SpikingSession(snn, threads=1, max_memory=1000).chosen(x, readouts=readouts)
-        return int(re.search(r"about ([\d,]+) bytes", str(refusal.value))[1].replace(",", ""))
-
-    session = SpikingSession(snn, threads=1, max_memory=(needed(1) + needed(9)) // 2)
+    most = (needed(snn, x) + needed(snn, x, readouts=9)) // 2
+    session = SpikingSession(snn, threads=1, max_memory=most)
     session.run(x, 5)
     state = session.state
     with pytest.raises(DataError, match="read out 9 times"):
@@ -718,9 +737,7 @@ def test_pools_of_a_prologue_copy_what_they_read():
 def test_no_chunk_is_made_whose_graph_alone_is_too_much(monkeypatch):
     snn = wide()
     monkeypatch.setattr(estimate, "NODE", 2**20)
-    with pytest.raises(DataError, match="needs about") as refusal:
-        SpikingSession(snn, threads=1, max_memory=1000).chosen(zeros(1))
-    least = int(re.search(r"about ([\d,]+) bytes", str(refusal.value))[1].replace(",", ""))
+    least = needed(snn, zeros(1))
     monkeypatch.setattr(memory, "unrolled", None)
     assert SpikingSession(snn, threads=1, max_memory=least + 2**25).chosen(zeros(1)).chunks == ()
 
