@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from onnx2snn.data.files import open_data
+from onnx2snn.data.ranges import Ranges, common_ranges, notes_on_ranges, with_ranges
 from onnx2snn.graph_passes.errors import ModelError
 from onnx2snn.graph_passes.graph.operators import MaxPool
 from onnx2snn.graph_passes.model_files.files import read_any
@@ -110,15 +111,18 @@ def compare(
     state = state or Path(f"{model.stem}.compare.json")
     refuse_root(data_root, source, calibration)
     require_state(state, plot, model, calibration, source)
-    ann, thresholds = read_any(model), None
+    ann, thresholds, calibrated = read_any(model), None, Ranges()
     if calibration is None:
         given = {"--calibration-samples": calibration_samples, "--approximate": approximate}
         refuse_options(given, FOR_CALIBRATION)
     else:
         count = calibration_samples or CALIBRATION_SAMPLES
-        thresholds = open_data(calibration, data_root, train=True, samples=count, model=ann)
+        thresholds, calibrated = with_ranges(
+            open_data(calibration, data_root, train=True, samples=count, model=ann)
+        )
     data = open_data(source, data_root, samples=samples, model=ann)
     note_on_labels(source, data, ann)
+    data, ranges = with_ranges(data)
     providers = chosen_providers(device)
     try:
         with terminal.overall_progress() as report:
@@ -141,6 +145,8 @@ def compare(
             what = f"\nWhat is done is in {state}: the same command goes on from there."
             click.echo(what, err=True)
         raise
+    for note in notes_on_ranges(common_ranges(calibrated), common_ranges(ranges)):
+        terminal.note(note)
     converted = any(row.scores for row in comparison.rows)
     if as_json:
         print_json(_as_json(comparison, state))

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from onnx2snn.data.files import open_data
+from onnx2snn.data.ranges import with_ranges
 from onnx2snn.digests import OTHER_FILE, is_source
 from onnx2snn.graph_passes.errors import counted
 from onnx2snn.graph_passes.model_files.files import read_any
@@ -26,7 +27,7 @@ from .options import (
     samples_option,
     timesteps_option,
 )
-from .outputs import print_json, require_plot, tell_drawn, title_of
+from .outputs import notes_on_inputs, print_json, require_plot, tell_drawn, title_of
 from .parameter_types import MODEL, NamedPath
 from .plot import diagnosis_plot
 
@@ -78,7 +79,9 @@ def diagnose(
     require_plot(plot, model, source, ann)
     snn = read_any(model)
     same = is_source(snn.structure, ann)
-    data = open_data(source, data_root, samples=samples, labels=False, model=snn)
+    data, ranges = with_ranges(
+        open_data(source, data_root, samples=samples, labels=False, model=snn)
+    )
     left_out: list[str] = []
     providers = chosen_providers(device)
     with terminal.overall_progress("rewriting") as report:
@@ -92,7 +95,7 @@ def diagnose(
             report=report,
             left_out=left_out,
         )
-    for note in notes_on_timesteps(snn.structure, [timesteps]):
+    for note in (*notes_on_timesteps(snn.structure, [timesteps]), *notes_on_inputs(snn, ranges)):
         terminal.note(note)
     if not same:
         terminal.note(OTHER_FILE)

@@ -7,6 +7,7 @@ import click
 import onnx
 
 from onnx2snn.data.files import open_data
+from onnx2snn.data.ranges import with_ranges
 from onnx2snn.data.samples import Data
 from onnx2snn.digests import OTHER_FILE, is_source
 from onnx2snn.graph_passes.errors import DataError
@@ -35,7 +36,14 @@ from .options import (
     several_timesteps_option,
     threads_option,
 )
-from .outputs import note_on_labels, print_json, require_plot, tell_drawn, title_of
+from .outputs import (
+    note_on_labels,
+    notes_on_inputs,
+    print_json,
+    require_plot,
+    tell_drawn,
+    title_of,
+)
 from .parameter_types import NamedPath
 from .plot import SHARES, accuracy_plot, early_exit_plot
 
@@ -114,6 +122,7 @@ def evaluate(
     if min_accuracy is not None and 0 < min_accuracy <= 1:
         terminal.note(f"--min-accuracy is in percent: {min_accuracy:g} is {min_accuracy:g} %")
     note_on_labels(source, data, parts)
+    data, ranges = with_ranges(data)
     if data.labels is None and ann is None:
         terminal.note("without labels (y in DATA) and --ann neither accuracy nor agreement is told")
     providers = chosen_providers(device)
@@ -130,7 +139,7 @@ def evaluate(
             max_memory=max_memory,
             report=report,
         )
-    for note in _notes(parts.structure, ann, timesteps):
+    for note in (*_notes(parts.structure, ann, timesteps), *notes_on_inputs(parts, ranges)):
         terminal.note(note)
     if as_json:
         print_json(found)

@@ -10,12 +10,14 @@ from typing import Any
 import click
 
 from onnx2snn.data.arrays import arrays_besides
+from onnx2snn.data.ranges import Ranges, common_ranges, notes_on_ranges
 from onnx2snn.data.samples import Data
 from onnx2snn.graph_passes.errors import ModelError, OutputError, counted
 from onnx2snn.graph_passes.model_files.files import files_of
 from onnx2snn.graph_passes.model_files.weights import ModelParts
 from onnx2snn.graph_passes.model_files.whole_file import check_writable
-from onnx2snn.inspection import inputs_of
+from onnx2snn.inspection import inputs_of, own_metadata_of
+from onnx2snn.json_values import json_object
 
 from . import terminal
 from .plot import check_format
@@ -105,6 +107,12 @@ def note_on_labels(source: str, data: Data, model: ModelParts) -> None:
             f"'{source}' holds no labels y, which accuracy is told by; {held} "
             f"{'is' if len(others) == 1 else 'are'} not read: call the labels y"
         )
+
+
+def notes_on_inputs(snn: ModelParts, ranges: Ranges) -> list[str]:
+    """That inputs have another range than those that a spiking network was calibrated on."""
+    calibrated = json_object(own_metadata_of(snn.structure).get("inputs", ""))
+    return notes_on_ranges(calibrated, common_ranges(ranges))
 
 
 def tell_drawn(plot: Path, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnx2snn.data.batches import OVER_TIME, samples_at_once
 from onnx2snn.data.files import open_data
+from onnx2snn.data.ranges import Ranges, with_ranges
 from onnx2snn.graph_passes.errors import DataError, OutputError, counted
 from onnx2snn.graph_passes.model_files.files import read_any
 from onnx2snn.graph_passes.model_files.whole_file import output_file
@@ -39,7 +40,7 @@ from .options import (
     threads_option,
     timesteps_option,
 )
-from .outputs import print_json, require_output
+from .outputs import notes_on_inputs, print_json, require_output
 from .parameter_types import TIMESTEPS, NamedPath
 
 
@@ -117,8 +118,11 @@ def run(
         parts, chosen_providers(device), threads, max_memory=max_memory, precision=precision
     )
     data = open_data(source, data_root, samples=samples, labels=False, model=parts)
-    if samples is not None and is_over_time(session, data):
+    varies, ranges = is_over_time(session, data), Ranges()
+    if samples is not None and varies:
         raise DataError("--samples counts samples, and the first axis of this DATA is time")
+    if not varies:
+        data, ranges = with_ranges(data)
     for note in notes_on_timesteps(parts.structure, [timesteps, *(readout or [])]):
         terminal.note(note)
     with terminal.overall_progress() as report:
@@ -132,6 +136,8 @@ def run(
             seed=seed or 0,
             running=Running(samples_at_once(parts, data, batch_size, OVER_TIME), report=report),
         )
+    for note in notes_on_inputs(parts, ranges):
+        terminal.note(note)
     if output is not None:
         with output_file(output) as file:
             np.savez(file, **_arrays(outputs, rates, timesteps))

@@ -11,6 +11,7 @@ import onnx
 
 from onnx2snn.data.batches import MOST_SAMPLES, samples_at_once
 from onnx2snn.data.calibration_data import notes_on_samples
+from onnx2snn.data.ranges import common_ranges
 from onnx2snn.data.samples import Data, require_data, require_samples
 from onnx2snn.digests import with_digest
 from onnx2snn.graph_passes import PassReport, Refusal, neuron_nodes, threshold_of
@@ -185,7 +186,8 @@ def convert(
     network.notes += _note_on_vain_timesteps(request)
     result = to_parts(network.graph, like=network.original.structure)
     made = _definition(network, request)
-    _write_metadata(result.structure, digest, made, neurons, network.clips)
+    ranges = common_ranges(network.input_ranges)
+    _write_metadata(result.structure, digest, made, neurons, network.clips, ranges)
     require_loadable(network.current, network.graph)
     return Conversion(
         parts=result,
@@ -312,6 +314,7 @@ def _write_metadata(
     recipe: dict[str, Any],
     neurons: list[NeuronReport],
     clips: dict[str, ClipFit],
+    ranges: dict[str, list[float]],
 ) -> None:
     entries = {
         "onnx2snn.version": __version__,
@@ -324,4 +327,6 @@ def _write_metadata(
         # What ``diagnose`` needs to know which neuron stands for what.
         fits = {name: {n: v.tolist() for n, v in vars(fit).items()} for name, fit in clips.items()}
         entries["onnx2snn.clips"] = json.dumps(fits)
+    if ranges:
+        entries["onnx2snn.inputs"] = json.dumps(ranges)
     onnx.helper.set_model_props(model, metadata_of(model) | entries)

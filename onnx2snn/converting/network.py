@@ -7,6 +7,7 @@ import numpy as np
 
 from onnx2snn.ann import import_ann
 from onnx2snn.data.calibration_data import with_measures
+from onnx2snn.data.ranges import Ranges, with_ranges
 from onnx2snn.data.samples import Data, Inputs, with_inputs
 from onnx2snn.graph_passes import (
     MissingThresholdError,
@@ -88,9 +89,11 @@ class Network:
         self._model, self.original = model, parts
         self.calibration, self.maxpool, self.on_means = calibration, maxpool, on_means
         self.measures: dict[str, np.ndarray] = {}
+        self.input_ranges = Ranges()
         if calibration is not None:
             read = with_inputs(calibration, [info.name for info in inputs_of(parts.structure)])
-            self.calibration, self.measures = with_measures(read)
+            measured, self.measures = with_measures(read)
+            self.calibration, self.input_ranges = with_ranges(measured)
         self.running = running
         self.reports: list[PassReport] = []
         # Since ``reference``, whose function they must keep.
