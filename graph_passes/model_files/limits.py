@@ -128,6 +128,8 @@ def sizes_of_functions(functions: Iterable[onnx.FunctionProto], what: str) -> di
 def check_shapes(structure: onnx.ModelProto, what: str) -> None:
     """Raise ``ModelError`` for negative sizes, and for a tensor larger than memory should hold."""
     for info in infos_of(structure.graph):
+        # Before inference, which would carry a shape of thousands through all nodes.
+        _require_axes(info, what)
         if any(size.dim_value < 0 for size in info.type.tensor_type.shape.dim):
             raise ModelError(
                 f"{what} gives '{info.name}' a negative size: export the network with a name, "
@@ -199,12 +201,17 @@ def shapes_from_inputs(model: onnx.ModelProto, what: str) -> dict[str, onnx.Valu
     return {info.name: info for info in infos_of(with_shapes(model, what).graph)}
 
 
+def _require_axes(info: onnx.ValueInfoProto, what: str) -> None:
+    axes = len(info.type.tensor_type.shape.dim)
+    if axes > MAX_AXES:
+        raise ModelError(f"{what}: '{info.name}' has {axes} axes; {MAX_AXES} are allowed")
+
+
 def bytes_of(info: onnx.ValueInfoProto, what: str) -> int:
     """Bytes of a tensor, as far as its sizes are fixed."""
     kind = info.type.tensor_type
     shape = [size.dim_value if size.HasField("dim_value") else 1 for size in kind.shape.dim]
-    if len(shape) > MAX_AXES:
-        raise ModelError(f"{what}: '{info.name}' has {len(shape)} axes; {MAX_AXES} are allowed")
+    _require_axes(info, what)
     if kind.elem_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
         return 0
     return math.prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize

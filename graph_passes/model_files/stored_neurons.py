@@ -67,7 +67,8 @@ def check_stateful(
         if attribute.name not in neurons.TENSOR_ATTRIBUTES:
             continue
         value = np.empty(0)
-        if attribute.type == onnx.AttributeProto.TENSOR:
+        # That of a function's call is none here.
+        if attribute.type == onnx.AttributeProto.TENSOR and not attribute.ref_attr_name:
             value = onnx.numpy_helper.to_array(attribute.t)
         floating = np.issubdtype(value.dtype, np.floating)
         if not value.size or not floating or not np.all(np.isfinite(value)):

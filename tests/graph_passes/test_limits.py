@@ -13,6 +13,7 @@ from onnx2snn.graph_passes import (
     to_graph,
     to_model,
 )
+from onnx2snn.graph_passes.model_files import limits
 from onnx2snn.graph_passes.model_files.files import take_apart
 from onnx2snn.graph_passes.model_files.weights import attach
 
@@ -121,6 +122,16 @@ def test_negative_sizes(tmp_path):
     proto = model(TEXT, {"w": WEIGHT})
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -2
     with pytest.raises(ModelError, match="'x' a negative size"):
+        read(proto, tmp_path)
+
+
+def test_shapes_of_too_many_axes_never_reach_inference(tmp_path, monkeypatch):
+    proto = model(TEXT, {"w": WEIGHT})
+    proto.graph.input[0].type.tensor_type.shape.dim.extend(
+        onnx.TensorShapeProto.Dimension(dim_value=1) for _ in range(100)
+    )
+    monkeypatch.setattr(limits, "inferred", None)
+    with pytest.raises(ModelError, match=r"'x' has 10\d axes; 32 are allowed"):
         read(proto, tmp_path)
 
 

@@ -617,6 +617,12 @@ def float_attribute(proto):
     attribute.CopyFrom(onnx.helper.make_attribute("v_threshold", 1.0))
 
 
+def refer_to_a_call(proto):
+    """As in a function, where the call says what an attribute is."""
+    node = next(n for n in proto.graph.node if n.domain)
+    next(a for a in node.attribute if a.name == "v_init").ref_attr_name = "v_init"
+
+
 def edit_function(proto):
     proto.functions[0].node[2].op_type = "Sub"
 
@@ -625,8 +631,9 @@ def lose_function(proto):
     del proto.functions[:]
 
 
-DAMAGE = [misspell, lose_state, unknown, rename, other_default, float_attribute, edit_function]
-DAMAGE += [lose_function, *(set_threshold(np.float32(v)) for v in (0, -1, np.nan, np.inf))]
+DAMAGE = [misspell, lose_state, unknown, rename, other_default, float_attribute, refer_to_a_call]
+DAMAGE += [edit_function, lose_function]
+DAMAGE += [set_threshold(np.float32(v)) for v in (0, -1, np.nan, np.inf)]
 DAMAGE += [set_threshold(np.ones((7, 1), np.float32)), set_threshold(np.array(1))]
 
 
